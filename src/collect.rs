@@ -1,0 +1,257 @@
+//! Taking away what is not wanted, and what dead processes left.
+//!
+//! May call everything below the stores. Invariant: an entry goes only under its key's exclusive
+//! lock, taken without waiting, and a staged thing only under its own; so nothing that a live process
+//! uses is taken.
+
+use std::collections::HashSet;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::entries::{self, Item, Walk, is_refused};
+use crate::error::{ErrorKind, IoContext, Result};
+use crate::layout::{EntryPath, LOCK_SUFFIX, SIDECAR_SUFFIX, TMP};
+use crate::lock::{self, KeyLock, Tried};
+use crate::marker::StoreKind;
+use crate::publish;
+use crate::root::Root;
+use crate::sidecar::{self, Seen};
+use crate::staging::{self, with_suffix};
+use crate::sys::{self, Kind, flock};
+use crate::tree;
+
+/// What a collection looked at, took and kept.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct GcReport {
+    /// Entries that were looked at.
+    pub examined: u64,
+    /// Entries that were removed.
+    pub removed: u64,
+    /// The sum of the lengths of the removed entries, as far as they were known.
+    pub removed_bytes: u64,
+    /// Things that dead processes had left and that were removed: staged values and trees, trees
+    /// half deleted, lock files, what was known of trees that are gone.
+    pub swept: u64,
+    /// What should have gone and was kept.
+    pub kept: Vec<Kept>,
+}
+
+/// Something that a collection kept although it was to go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Kept {
+    /// Its absolute path.
+    pub path: PathBuf,
+    /// Why.
+    pub reason: KeptReason,
+}
+
+/// Why a collection kept something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum KeptReason {
+    /// Somebody holds the key's lock, or leases the tree.
+    InUse,
+    /// It belongs to somebody else, and this process may not remove it.
+    NotPermitted,
+    /// It is not of the store.
+    Foreign,
+}
+
+impl GcReport {
+    fn keep(&mut self, root: &Root, path: impl AsRef<Path>, reason: KeptReason) {
+        self.kept.push(Kept {
+            path: root.absolute(path),
+            reason,
+        });
+    }
+}
+
+/// Removes every entry that nobody uses, then sweeps.
+pub(crate) fn clear(root: &Arc<Root>) -> Result<GcReport> {
+    root.check_writable_at("clear the store", || root.path().to_path_buf())?;
+    let mut report = GcReport::default();
+    let mut walk = Walk::new(root);
+    walk.start()?;
+    while let Some(item) = walk.next()? {
+        if let Item::Entry(entry) = item {
+            remove_entry(root, &entry, &mut report)?;
+        }
+    }
+    sweep_into(root, &mut report)?;
+    Ok(report)
+}
+
+fn remove_entry(root: &Arc<Root>, entry: &EntryPath, report: &mut GcReport) -> Result<()> {
+    let Some(described) = entries::describe(root, entry)? else {
+        return Ok(());
+    };
+    report.examined += 1;
+    let removed = match lock::try_exclusive(root, entry, true) {
+        Ok(Tried::Lock(lock)) => remove_under(lock),
+        Ok(Tried::Busy | Tried::Absent) => {
+            report.keep(root, entry.value(), KeptReason::InUse);
+            return Ok(());
+        }
+        Err(err) => Err(err),
+    };
+    match removed {
+        Ok(true) => {
+            report.removed += 1;
+            report.removed_bytes += described.len().unwrap_or(0);
+        }
+        Ok(false) => {}
+        Err(err) if err.kind() == ErrorKind::ReadOnly => {
+            report.keep(root, entry.value(), KeptReason::NotPermitted);
+        }
+        Err(err) => return Err(err),
+    }
+    Ok(())
+}
+
+fn remove_under(lock: KeyLock) -> Result<bool> {
+    match lock.root().kind {
+        StoreKind::Files => publish::remove_file(&lock),
+        StoreKind::Dirs => publish::remove_tree(lock),
+    }
+}
+
+/// Removes what dead processes left behind.
+pub(crate) fn sweep(root: &Arc<Root>) -> Result<GcReport> {
+    root.check_writable_at("sweep the store", || root.path().to_path_buf())?;
+    let mut report = GcReport::default();
+    sweep_into(root, &mut report)?;
+    Ok(report)
+}
+
+fn sweep_into(root: &Arc<Root>, report: &mut GcReport) -> Result<()> {
+    sweep_staged(root, report)?;
+    let mut walk = Walk::new(root);
+    walk.start()?;
+    let mut directories = Vec::new();
+    while let Some(item) = walk.next()? {
+        match item {
+            Item::Beside(entry) => sweep_beside(root, &entry, report)?,
+            Item::Directory(path) => directories.push(path),
+            Item::Entry(_) => {}
+            Item::Stranger(path) => report.keep(root, path, KeptReason::Foreign),
+        }
+    }
+    // The deepest first. What is not empty stays, whoever filled it meanwhile.
+    directories.sort_by_key(|path| std::cmp::Reverse(path.components().count()));
+    for path in directories {
+        let _ = root.dir.rmdir(path);
+    }
+    Ok(())
+}
+
+/// A lock file or a sidecar that nothing needs: of a tree or value that is not there, or, in a store
+/// of files, of any.
+fn sweep_beside(root: &Arc<Root>, entry: &EntryPath, report: &mut GcReport) -> Result<()> {
+    let has_tree = || sidecar::look(root, entry).map(|seen| matches!(seen, Seen::Tree { .. }));
+    if root.kind == StoreKind::Dirs && has_tree()? {
+        return Ok(());
+    }
+    let lock = match lock::try_exclusive(root, entry, true) {
+        Ok(Tried::Lock(lock)) => lock,
+        Ok(Tried::Busy | Tried::Absent) => return Ok(()),
+        Err(err) if err.kind() == ErrorKind::ReadOnly => {
+            report.keep(root, entry.lock(), KeptReason::NotPermitted);
+            return Ok(());
+        }
+        Err(err) => return Err(err),
+    };
+    if root.kind == StoreKind::Dirs {
+        if has_tree()? {
+            return Ok(());
+        }
+        // Also ends what was begun to be deleted where it stands.
+        publish::remove_tree(lock)?;
+    }
+    report.swept += 1;
+    Ok(())
+}
+
+/// What is in `tmp/`. Names that are not ours are left alone.
+fn sweep_staged(root: &Arc<Root>, report: &mut GcReport) -> Result<()> {
+    let at = || root.absolute(TMP);
+    let names = sys::absent_is_none(root.dir.list(TMP)).reading("list what is staged", at)?;
+    let mut stems = HashSet::new();
+    for found in names.unwrap_or_default() {
+        let path = Path::new(TMP).join(&found.name);
+        let name = found.name.as_bytes();
+        let begins = |prefixes: &[&str]| prefixes.iter().any(|p| name.starts_with(p.as_bytes()));
+        let swept = if begins(&[staging::DEAD_PREFIX]) {
+            tree::delete(&root.dir, &path).map(|()| true)
+        } else if begins(&[staging::FILE_PREFIX, "m-", "l-"]) {
+            sweep_file(root, &path)
+        } else if begins(&["d-"]) {
+            sys::absent_is_none(root.dir.rmdir(&path)).map(|removed| removed.is_some())
+        } else if begins(&[staging::TREE_PREFIX, staging::BATCH_PREFIX]) {
+            // The directory, its lock and its sidecar are one staged thing.
+            let stem = stem(&path);
+            if !stems.insert(stem.clone()) {
+                continue;
+            }
+            sweep_dir(root, &stem)
+        } else {
+            report.keep(root, path, KeptReason::Foreign);
+            continue;
+        };
+        match swept {
+            Ok(swept) => report.swept += u64::from(swept),
+            Err(err) if is_refused(&err) => report.keep(root, path, KeptReason::NotPermitted),
+            Err(err) => return Err(err).writing("sweep what is staged", || root.absolute(&path)),
+        }
+    }
+    Ok(())
+}
+
+/// The staged directory to which a name in `tmp/` belongs.
+fn stem(path: &Path) -> PathBuf {
+    let name = path.as_os_str().as_bytes();
+    let stem = name
+        .strip_suffix(LOCK_SUFFIX.as_bytes())
+        .or_else(|| name.strip_suffix(SIDECAR_SUFFIX.as_bytes()))
+        .unwrap_or(name);
+    Path::new(std::ffi::OsStr::from_bytes(stem)).to_path_buf()
+}
+
+/// Takes the lock of something staged, if nobody has it and it still names what was locked.
+fn lock_staged(root: &Root, path: &Path, create: bool) -> io::Result<Option<std::fs::File>> {
+    let opened = if create {
+        root.dir.open_or_create(path, 0o666)
+    } else {
+        root.dir.open_read(path)
+    };
+    let Some(file) = sys::absent_is_none(opened)? else {
+        return Ok(None);
+    };
+    let meta = sys::fstat(&file)?;
+    if meta.kind != Kind::File || !flock::try_exclusive(&file)? {
+        return Ok(None);
+    }
+    let now = root.dir.look(path)?.map(|meta| meta.id);
+    Ok((now == Some(meta.id)).then_some(file))
+}
+
+fn sweep_file(root: &Root, path: &Path) -> io::Result<bool> {
+    let Some(_locked) = lock_staged(root, path, false)? else {
+        return Ok(false);
+    };
+    sys::absent_is_none(root.dir.unlink(path)).map(|removed| removed.is_some())
+}
+
+fn sweep_dir(root: &Root, path: &Path) -> io::Result<bool> {
+    let lock_path = with_suffix(path, LOCK_SUFFIX);
+    let Some(lock) = lock_staged(root, &lock_path, true)? else {
+        return Ok(false);
+    };
+    staging::discard(root, path);
+    let removed = sys::absent_is_none(root.dir.unlink(&lock_path));
+    flock::unlock(&lock)?;
+    removed.map(|removed| removed.is_some())
+}

@@ -1,0 +1,139 @@
+//! A lease: a tree that nobody takes away for as long as it is held.
+
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::error::{Repr, Result};
+use crate::lock::{self, KeyLock};
+use crate::outcome::Outcome;
+use crate::sys::{host, inherit};
+
+/// A published tree, protected for as long as this lives: nobody removes or replaces it.
+///
+/// It derefs to the tree's absolute path. The protection is the key's lock, held shared, so it ends
+/// with this process at the latest; any number of leases of one tree can be held, by any number of
+/// processes. A process forked from this one without `exec` keeps the protection alive until it
+/// ends.
+#[derive(Debug)]
+#[must_use = "the tree is protected only for as long as the lease lives"]
+pub struct DirLease {
+    path: PathBuf,
+    outcome: Outcome,
+    lock: Option<Held>,
+}
+
+/// The lock, counted among the leases of this process.
+#[derive(Debug)]
+struct Held {
+    lock: KeyLock,
+    pid: u32,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if self.pid == host::pid() {
+            lock::forget_lease(self.lock.id());
+        }
+    }
+}
+
+impl DirLease {
+    pub(super) fn held(lock: KeyLock, outcome: Outcome) -> Self {
+        lock::note_lease(lock.id());
+        DirLease {
+            path: lock.root().absolute(lock.entry().value()),
+            outcome,
+            lock: Some(Held {
+                lock,
+                pid: host::pid(),
+            }),
+        }
+    }
+
+    /// In a store that cannot be written and has no lock file for this tree.
+    pub(super) fn unprotected(path: PathBuf) -> Self {
+        DirLease {
+            path,
+            outcome: Outcome::Hit,
+            lock: None,
+        }
+    }
+
+    pub(super) fn with_outcome(mut self, outcome: Outcome) -> Self {
+        self.outcome = outcome;
+        self
+    }
+
+    /// How this lease came to be: the tree was there, was waited for, or was made by this call.
+    pub fn outcome(&self) -> Outcome {
+        self.outcome
+    }
+
+    /// Whether the tree is really protected. `false` only in a store that this process cannot write
+    /// and that has no lock file for the tree: there is nothing to hold, and only what may write the
+    /// store can take the tree away.
+    pub fn is_protected(&self) -> bool {
+        self.lock.is_some()
+    }
+
+    /// The path alone, without any protection: the tree may be removed at any time.
+    pub fn detach_unlocked(self) -> PathBuf {
+        let DirLease { path, lock, .. } = self;
+        drop(lock);
+        path
+    }
+
+    /// Has the process that `command` starts hold the tree too, from before it begins to run until
+    /// it ends, whatever becomes of this lease and this process. No other child has it.
+    ///
+    /// `command` itself holds the tree as well, in this process, so drop it when the child is
+    /// started.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let store = larder::KVDirStore::new(dir.path())?;
+    /// use std::process::Command;
+    ///
+    /// let lease = store.get_or_set("toolchain", |tree| Ok(std::fs::write(tree.join("cc"), "…")?))?;
+    /// let mut command = Command::new("ls");
+    /// command.arg(&*lease);
+    /// lease.inherit(&mut command)?;
+    /// let mut child = command.spawn()?;
+    /// drop((command, lease)); // the child holds it now
+    /// assert!(child.wait()?.success());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) for a lease that is not protected,
+    /// [`Io`](crate::ErrorKind::Io) if no further descriptor can be had.
+    pub fn inherit(&self, command: &mut Command) -> Result<()> {
+        let Some(held) = &self.lock else {
+            return Err(Repr::Unsupported {
+                path: Some(self.path.clone()),
+                what: "hand on a lease that protects nothing",
+            }
+            .into());
+        };
+        inherit::give(command, held.lock.another_shared()?);
+        Ok(())
+    }
+}
+
+impl Deref for DirLease {
+    type Target = Path;
+
+    fn deref(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl AsRef<Path> for DirLease {
+    fn as_ref(&self) -> &Path {
+        &self.path
+    }
+}

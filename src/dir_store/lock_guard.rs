@@ -1,0 +1,197 @@
+//! A key's exclusive lock in a store of directories, and the trees staged under it.
+
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use crate::dir_store::DirLease;
+use crate::error::{Repr, Result};
+use crate::key::PathKey;
+use crate::lock::KeyLock;
+use crate::outcome::Outcome;
+use crate::publish;
+use crate::root::Root;
+use crate::sidecar::{Seen, look};
+use crate::staging::{StagedDir, TREE_PREFIX};
+
+/// A key's exclusive lock in a store of directories, held until it is dropped.
+///
+/// It derefs to the absolute path where the tree is or will be. While it is held nobody else leases,
+/// makes, replaces or removes the tree. [`publish`](Self::publish) turns it into a lease. A client
+/// may also take the path out of a [`StagedTree`] and rename it to the lock's path itself: that
+/// publishes it too, without durability and without what a store knows of its trees.
+#[derive(Debug)]
+#[must_use = "the key is locked only for as long as this lives"]
+pub struct KVDirLock {
+    /// Trees whose paths were taken out. Dropped before the lock: what was not renamed by then is
+    /// removed.
+    taken_out: Arc<TakenOut>,
+    lock: KeyLock,
+    label: Option<String>,
+    path: PathBuf,
+}
+
+type TakenOut = Mutex<Vec<StagedDir>>;
+
+impl KVDirLock {
+    pub(super) fn new<K: PathKey + ?Sized>(mut lock: KeyLock, key: &K) -> Self {
+        let label = key.label().map(|label| label.into_owned());
+        lock.announce(label.as_deref());
+        KVDirLock {
+            path: lock.root().absolute(lock.entry().value()),
+            taken_out: Arc::default(),
+            lock,
+            label,
+        }
+    }
+
+    /// Whether there is a tree. `false` also where that cannot be told; see
+    /// [`try_exists`](Self::try_exists).
+    pub fn exists(&self) -> bool {
+        self.try_exists().unwrap_or(false)
+    }
+
+    /// Whether there is a tree.
+    ///
+    /// # Errors
+    ///
+    /// [`Io`](crate::ErrorKind::Io), or [`Corrupt`](crate::ErrorKind::Corrupt) if something else is
+    /// at its path.
+    pub fn try_exists(&self) -> Result<bool> {
+        let seen = look(self.lock.root(), self.lock.entry())?;
+        Ok(matches!(seen, Seen::Tree { .. }))
+    }
+
+    /// An empty directory to build a tree in, on the store's file system, with the caller's umask.
+    ///
+    /// # Errors
+    ///
+    /// [`Io`](crate::ErrorKind::Io) or [`ReadOnly`](crate::ErrorKind::ReadOnly).
+    pub fn tempdir(&self) -> Result<StagedTree> {
+        StagedTree::new(self.lock.root(), Arc::downgrade(&self.taken_out))
+    }
+
+    /// Publishes a staged tree, in place of one that may be there, and turns the lock into a lease of
+    /// it without a moment in between.
+    ///
+    /// # Errors
+    ///
+    /// [`Io`](crate::ErrorKind::Io) or [`ReadOnly`](crate::ErrorKind::ReadOnly);
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) for a tree that was staged in another store.
+    /// The staged tree is gone then.
+    pub fn publish(self, tree: StagedTree) -> Result<DirLease> {
+        let KVDirLock {
+            taken_out,
+            lock,
+            label,
+            path,
+        } = self;
+        if !Arc::ptr_eq(&tree.root, lock.root()) {
+            return Err(Repr::Unsupported {
+                path: Some(path),
+                what: "publish a tree that was staged in another store",
+            }
+            .into());
+        }
+        drop(taken_out);
+        publish_and_lease(lock, tree.staged, label.as_deref(), |_lock| Ok(()))
+    }
+
+    /// Removes the tree, and gives the lock up. `false` if there was none.
+    ///
+    /// # Errors
+    ///
+    /// [`Io`](crate::ErrorKind::Io) or [`ReadOnly`](crate::ErrorKind::ReadOnly).
+    pub fn remove(self) -> Result<bool> {
+        let KVDirLock {
+            taken_out, lock, ..
+        } = self;
+        drop(taken_out);
+        publish::remove_tree(lock)
+    }
+}
+
+impl Deref for KVDirLock {
+    type Target = Path;
+
+    fn deref(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl AsRef<Path> for KVDirLock {
+    fn as_ref(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// Fills a staged tree under its key's lock, publishes it, and leases it.
+pub(super) fn publish_and_lease(
+    lock: KeyLock,
+    staged: StagedDir,
+    label: Option<&str>,
+    fill: impl FnOnce(&KeyLock) -> Result<()>,
+) -> Result<DirLease> {
+    fill(&lock)?;
+    let sealed = publish::seal_tree(lock.root(), staged, label)?;
+    lease_published(lock, sealed)
+}
+
+/// Publishes a sealed tree and leases it.
+pub(super) fn lease_published(lock: KeyLock, sealed: publish::SealedTree) -> Result<DirLease> {
+    let path = lock.root().absolute(lock.entry().value());
+    match publish::tree(lock, sealed)? {
+        Some(lock) => Ok(DirLease::held(lock, Outcome::Computed)),
+        None => Err(Repr::InUse { path, by_us: false }.into()),
+    }
+}
+
+/// A directory to build a tree in; see [`KVDirLock::tempdir`]. Removed when it is dropped.
+#[derive(Debug)]
+pub struct StagedTree {
+    staged: StagedDir,
+    root: Arc<Root>,
+    path: PathBuf,
+    taken_out: Weak<TakenOut>,
+}
+
+impl StagedTree {
+    fn new(root: &Arc<Root>, taken_out: Weak<TakenOut>) -> Result<Self> {
+        let staged = StagedDir::new(root, TREE_PREFIX)?;
+        Ok(StagedTree {
+            path: root.absolute(staged.path()),
+            staged,
+            root: Arc::clone(root),
+            taken_out,
+        })
+    }
+
+    /// Its absolute path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The path alone, for a client that renames the tree to the lock's path itself, while it holds
+    /// the lock. If it has not by the time the lock is dropped, the tree is removed then.
+    pub fn into_path(self) -> PathBuf {
+        let StagedTree {
+            staged,
+            path,
+            taken_out,
+            ..
+        } = self;
+        if let Some(taken_out) = taken_out.upgrade() {
+            taken_out
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(staged);
+        }
+        path
+    }
+}
+
+impl AsRef<Path> for StagedTree {
+    fn as_ref(&self) -> &Path {
+        &self.path
+    }
+}

@@ -1,0 +1,459 @@
+//! The store of directories: orchestration of key, lock, staging, publication and leases.
+//!
+//! Invariant: a tree is handed out only under its key's lock, held shared, after it was seen under
+//! that lock; and nothing here renames, syncs or locks by itself.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::collect::{self, GcReport};
+use crate::entries::Entries;
+use crate::error::{Error, ErrorKind, IoContext, Repr, Result};
+use crate::key::PathKey;
+use crate::layout::EntryPath;
+use crate::lock::{self, CancelToken, KeyLock, Pacer, Taken, Tried, Wait, WaitInfo, Waiting};
+use crate::marker::StoreKind;
+use crate::options::StoreOptions;
+use crate::outcome::Outcome;
+use crate::publish;
+use crate::recency;
+use crate::root::Root;
+use crate::sidecar::{Beside, Seen, look};
+use crate::staging::{StagedDir, TREE_PREFIX};
+use crate::sys::Stamp;
+
+mod lease;
+mod lock_guard;
+
+pub use lease::DirLease;
+pub use lock_guard::{KVDirLock, StagedTree};
+
+/// A store of directories: a map from keys to immutable trees of files, shared by any number of
+/// processes.
+///
+/// A tree cannot be held by a descriptor as a file can, so who uses one holds a [`DirLease`]:
+/// nobody removes or replaces the tree meanwhile.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let dir = tempfile::tempdir()?;
+/// use larder::KVDirStore;
+///
+/// let store = KVDirStore::new(dir.path().join("unpacked"))?;
+/// let tree = store.get_or_set("serde-1.0.0", |tree| {
+///     // Runs in one process only, whoever else asks.
+///     std::fs::write(tree.join("Cargo.toml"), "[package]")?;
+///     Ok(())
+/// })?;
+/// assert!(tree.join("Cargo.toml").exists());
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct KVDirStore {
+    root: Arc<Root>,
+    waiting: Waiting,
+}
+
+impl StoreOptions {
+    /// Opens a store of directories.
+    ///
+    /// # Errors
+    ///
+    /// As [`KVDirStore::new`].
+    pub fn open_dir_store(&self, base: impl AsRef<Path>) -> Result<KVDirStore> {
+        Ok(KVDirStore {
+            root: Arc::new(Root::open(base.as_ref(), StoreKind::Dirs, self)?),
+            waiting: Waiting::default(),
+        })
+    }
+}
+
+impl KVDirStore {
+    /// Opens the store in this directory, and creates it, with the directories above it, if it is
+    /// missing or empty. The same as `StoreOptions::new().open_dir_store(base)`.
+    ///
+    /// # Errors
+    ///
+    /// [`FormatMismatch`](crate::ErrorKind::FormatMismatch) if the directory is no store of
+    /// directories or not one that this version knows; then nothing in it was touched. Otherwise
+    /// [`Io`](crate::ErrorKind::Io) or [`ReadOnly`](crate::ErrorKind::ReadOnly).
+    pub fn new(base: impl AsRef<Path>) -> Result<Self> {
+        StoreOptions::new().open_dir_store(base)
+    }
+
+    /// Leases a tree. `None` if there is none; then no lock was taken and nothing was created.
+    ///
+    /// It waits only while somebody holds the key of an existing tree exclusively: for the moment of
+    /// a replacement or removal, or for a client's [`lock`](Self::lock).
+    ///
+    /// # Errors
+    ///
+    /// [`Busy`](crate::ErrorKind::Busy) and [`Cancelled`](crate::ErrorKind::Cancelled) as this view
+    /// waits; [`Corrupt`](crate::ErrorKind::Corrupt) if something else is at its path;
+    /// [`Io`](crate::ErrorKind::Io): whatever keeps a tree that may be there from being leased is an
+    /// error, not a miss.
+    pub fn get<K: PathKey + ?Sized>(&self, key: &K) -> Result<Option<DirLease>> {
+        self.lease(&EntryPath::of(key)?, &mut self.waiting.start())
+    }
+
+    fn lease(&self, entry: &EntryPath, pacer: &mut Pacer<'_>) -> Result<Option<DirLease>> {
+        let root = &self.root;
+        let has_sidecar = match look(root, entry)? {
+            Seen::Dead => return Ok(None),
+            Seen::Tree { beside } => beside.is_some(),
+            Seen::Nothing => {
+                // A sidecar without its tree: somebody is just publishing, replacing or removing.
+                let found = root.dir.look(entry.sidecar());
+                let found = found.reading("look at the tree", || root.absolute(entry.value()));
+                if found?.is_none() {
+                    return Ok(None);
+                }
+                false
+            }
+        };
+        let create = has_sidecar && !root.options.read_only;
+        let lock = match lock::shared(root, entry, pacer, create) {
+            // What makes a directory an entry is its lock file or its sidecar.
+            Ok(None) if !has_sidecar => return Ok(None),
+            Ok(Some(lock)) => lock,
+            // In a store that cannot be written, and that has no lock file, there is nothing to
+            // hold and nobody who could take the tree away.
+            Ok(None) => return Ok(Some(self.unprotected(entry))),
+            Err(err) if create && err.kind() == ErrorKind::ReadOnly => {
+                return Ok(Some(self.unprotected(entry)));
+            }
+            Err(err) => return Err(err),
+        };
+        match self.lease_under(lock)? {
+            Ok(lease) => Ok(Some(lease)),
+            Err(lock) => {
+                drop(lock);
+                if create {
+                    // The lock file may be one that was created for nothing.
+                    lock::try_exclusive(root, entry, false)?;
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    /// Makes a lease of a shared lock, if there is a tree.
+    fn lease_under(&self, lock: KeyLock) -> Result<Result<DirLease, KeyLock>> {
+        let Seen::Tree { beside } = look(&self.root, lock.entry())? else {
+            return Ok(Err(lock));
+        };
+        self.note_use(lock.entry(), beside.as_ref());
+        Ok(Ok(DirLease::held(lock, Outcome::Hit)))
+    }
+
+    fn unprotected(&self, entry: &EntryPath) -> DirLease {
+        DirLease::unprotected(self.root.absolute(entry.value()))
+    }
+
+    /// A tree's last use is the modification time of its sidecar.
+    fn note_use(&self, entry: &EntryPath, beside: Option<&Beside>) {
+        if beside.is_some_and(|beside| recency::is_due(&self.root, beside.used)) {
+            // Not allowed everywhere; then the last use is not known, and that is all.
+            let _ = self.root.dir.stamp(entry.sidecar(), Stamp::Modified);
+        }
+    }
+
+    /// Leases a tree; if there is none, makes it, once among all processes and threads that ask.
+    ///
+    /// The closure fills an empty directory; what it leaves there is the value, even if that is
+    /// nothing. Others who ask for the key meanwhile wait and get the same tree. If the closure fails
+    /// or panics, or its process is killed, nothing is published and one of those who wait goes on.
+    /// The store's durability decides what the tree survives.
+    ///
+    /// # Errors
+    ///
+    /// [`Compute`](crate::ErrorKind::Compute) with the closure's error;
+    /// [`Busy`](crate::ErrorKind::Busy) and [`Cancelled`](crate::ErrorKind::Cancelled) as this view
+    /// waits; [`WouldDeadlock`](crate::ErrorKind::WouldDeadlock) if a closure asks on its own thread
+    /// for the key that it is computing; [`ReadOnly`](crate::ErrorKind::ReadOnly) on a miss in a
+    /// store that cannot be written; [`Corrupt`](crate::ErrorKind::Corrupt) if something else is at
+    /// the tree's path. Two closures that ask for each other's keys wait for each other for ever:
+    /// give such calls a [`Wait::Timeout`].
+    pub fn get_or_set<K: PathKey + ?Sized>(
+        &self,
+        key: &K,
+        f: impl FnOnce(&Path) -> anyhow::Result<()>,
+    ) -> Result<DirLease> {
+        let entry = EntryPath::of(key)?;
+        let root = &self.root;
+        let mut pacer = self.waiting.start();
+        loop {
+            if let Some(lease) = self.lease(&entry, &mut pacer)? {
+                let waited = pacer.has_waited();
+                return Ok(lease.with_outcome(if waited {
+                    Outcome::Waited
+                } else {
+                    Outcome::Hit
+                }));
+            }
+            root.check_writable("make a tree", &entry)?;
+            self.refuse_strangers(&entry)?;
+            let look_under_lock = |held: bool| {
+                let seen = if held {
+                    look(root, &entry)?
+                } else {
+                    Seen::Nothing
+                };
+                Ok(matches!(seen, Seen::Tree { .. }).then_some(()))
+            };
+            let mut lock = match lock::exclusive_or(root, &entry, &mut pacer, look_under_lock)? {
+                Taken::Made((), Some(lock)) => match self.lease_under(lock)? {
+                    Ok(lease) => return Ok(lease.with_outcome(Outcome::Waited)),
+                    Err(_lock) => continue,
+                },
+                Taken::Made((), None) => continue,
+                Taken::Lock(lock) => lock,
+            };
+            if matches!(look(root, &entry)?, Seen::Tree { .. }) {
+                // Somebody was faster. An exclusive lock is no lease.
+                drop(lock);
+                continue;
+            }
+            let label = key.label();
+            lock.announce(label.as_deref());
+            let staged = StagedDir::new(root, TREE_PREFIX)?;
+            let path = root.absolute(staged.path());
+            return lock_guard::publish_and_lease(lock, staged, label.as_deref(), |lock| {
+                lock::computing(lock, || f(&path)).map_err(|err| self.closure_failed(&entry, err))
+            });
+        }
+    }
+
+    fn closure_failed(&self, entry: &EntryPath, source: anyhow::Error) -> Error {
+        Repr::Compute {
+            path: self.root.absolute(entry.value()),
+            source,
+        }
+        .into()
+    }
+
+    /// Refuses a key at whose path there is a directory that is no entry, such as one that holds
+    /// other entries: a lock file beside it would make it look like one.
+    fn refuse_strangers(&self, entry: &EntryPath) -> Result<()> {
+        let root = &self.root;
+        let at = || root.absolute(entry.value());
+        let there = |path: &Path| -> Result<bool> {
+            Ok(root
+                .dir
+                .look(path)
+                .reading("look at the tree", at)?
+                .is_some())
+        };
+        if there(entry.value())? && !there(&entry.lock())? && !there(&entry.sidecar())? {
+            // It may have been an entry when it was found and be gone now; then all three are.
+            if there(entry.value())? {
+                return Err(Error::corrupt(
+                    at(),
+                    "there is a directory that is no entry, perhaps one that holds other entries",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a tree and publishes it, in place of one that may be there; the last one wins.
+    ///
+    /// The closure runs without the key's lock, which is taken only to publish, exclusively: so this
+    /// waits for the leases of the old tree, as this view of the store waits. Where the file system
+    /// can exchange two names (every common one on Linux, but not NFS or overlayfs), a path to the
+    /// tree is never missing meanwhile. Elsewhere there is a moment without a tree; a kill in it
+    /// loses the value.
+    ///
+    /// # Errors
+    ///
+    /// As [`get_or_set`](Self::get_or_set); and [`InUse`](crate::ErrorKind::InUse) at once if this
+    /// very process holds a lease of the old tree.
+    pub fn replace<K: PathKey + ?Sized>(
+        &self,
+        key: &K,
+        f: impl FnOnce(&Path) -> anyhow::Result<()>,
+    ) -> Result<DirLease> {
+        let entry = EntryPath::of(key)?;
+        let root = &self.root;
+        root.check_writable("replace the tree", &entry)?;
+        self.refuse_strangers(&entry)?;
+        look(root, &entry)?;
+        let staged = StagedDir::new(root, TREE_PREFIX)?;
+        f(&root.absolute(staged.path())).map_err(|err| self.closure_failed(&entry, err))?;
+        let sealed = publish::seal_tree(root, staged, key.label().as_deref())?;
+        let lock = match lock::try_exclusive(root, &entry, true)? {
+            Tried::Lock(lock) => lock,
+            Tried::Busy | Tried::Absent => {
+                if lock::leased_here(root, &entry)? {
+                    let path = root.absolute(entry.value());
+                    return Err(Repr::InUse { path, by_us: true }.into());
+                }
+                lock::exclusive(root, &entry, &mut self.waiting.start())?
+            }
+        };
+        lock_guard::lease_published(lock, sealed)
+    }
+
+    /// Whether there is a tree. Takes no lock, and does not count as a use.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get), without `Busy` and `Cancelled`.
+    pub fn contains<K: PathKey + ?Sized>(&self, key: &K) -> Result<bool> {
+        self.is_entry(&EntryPath::of(key)?)
+    }
+
+    fn is_entry(&self, entry: &EntryPath) -> Result<bool> {
+        match look(&self.root, entry)? {
+            Seen::Nothing | Seen::Dead => Ok(false),
+            Seen::Tree { beside: Some(_) } => Ok(true),
+            Seen::Tree { beside: None } => {
+                let lock = self.root.dir.look(entry.lock());
+                let at = || self.root.absolute(entry.value());
+                Ok(lock.reading("look at the tree", at)?.is_some())
+            }
+        }
+    }
+
+    /// Takes the key's lock, exclusively, and waits for it as this view of the store waits: for
+    /// leases too.
+    ///
+    /// # Errors
+    ///
+    /// As [`get_or_set`](Self::get_or_set), without the closure's.
+    pub fn lock<K: PathKey + ?Sized>(&self, key: &K) -> Result<KVDirLock> {
+        let entry = EntryPath::of(key)?;
+        self.root.check_writable("lock the key", &entry)?;
+        self.refuse_strangers(&entry)?;
+        let lock = lock::exclusive(&self.root, &entry, &mut self.waiting.start())?;
+        Ok(KVDirLock::new(lock, key))
+    }
+
+    /// Takes the key's lock if that needs no waiting. `None`: it is busy, or the tree is leased.
+    ///
+    /// # Errors
+    ///
+    /// As [`lock`](Self::lock), without `Busy` and `Cancelled`.
+    pub fn try_lock<K: PathKey + ?Sized>(&self, key: &K) -> Result<Option<KVDirLock>> {
+        let entry = EntryPath::of(key)?;
+        self.root.check_writable("lock the key", &entry)?;
+        self.refuse_strangers(&entry)?;
+        match lock::try_exclusive(&self.root, &entry, true)? {
+            Tried::Lock(lock) => Ok(Some(KVDirLock::new(lock, key))),
+            Tried::Busy | Tried::Absent => Ok(None),
+        }
+    }
+
+    /// Takes the key's lock if it has a tree. `None` if it has none; then nothing was created.
+    ///
+    /// # Errors
+    ///
+    /// As [`lock`](Self::lock).
+    pub fn lock_if_exists<K: PathKey + ?Sized>(&self, key: &K) -> Result<Option<KVDirLock>> {
+        let entry = EntryPath::of(key)?;
+        if !self.is_entry(&entry)? {
+            return Ok(None);
+        }
+        let lock = self.lock(key)?;
+        Ok(lock.try_exists()?.then_some(lock))
+    }
+
+    /// Removes a tree, and never waits. `false` if there was none.
+    ///
+    /// The tree goes out of sight in one step and is deleted after that. What cannot be deleted (a
+    /// directory in it belongs to somebody else) waits in the store's `tmp/` for a
+    /// [`sweep`](Self::sweep) by somebody who can.
+    ///
+    /// # Errors
+    ///
+    /// [`InUse`](crate::ErrorKind::InUse) while the tree is leased or its key locked, by any process.
+    pub fn remove<K: PathKey + ?Sized>(&self, key: &K) -> Result<bool> {
+        let entry = EntryPath::of(key)?;
+        if !self.is_entry(&entry)? {
+            return Ok(false);
+        }
+        self.root.check_writable("remove the tree", &entry)?;
+        match lock::try_exclusive(&self.root, &entry, true)? {
+            Tried::Lock(lock) => publish::remove_tree(lock),
+            Tried::Busy | Tried::Absent => Err(Repr::InUse {
+                path: self.root.absolute(entry.value()),
+                by_us: lock::leased_here(&self.root, &entry)?,
+            }
+            .into()),
+        }
+    }
+
+    /// Notes that a tree is used now, as a lease does where the last note is old. `false` if there
+    /// is no tree.
+    ///
+    /// # Errors
+    ///
+    /// As [`contains`](Self::contains). Where the note is not allowed to be written that is no error.
+    pub fn touch<K: PathKey + ?Sized>(&self, key: &K) -> Result<bool> {
+        let entry = EntryPath::of(key)?;
+        let there = self.is_entry(&entry)?;
+        if there && !self.root.options.read_only && !self.root.file_system.overlay {
+            let _ = self.root.dir.stamp(entry.sidecar(), Stamp::Modified);
+        }
+        Ok(there)
+    }
+
+    /// All entries, in no order, as they are found. Being listed does not count as a use.
+    ///
+    /// What is published or removed while the iteration goes on may or may not be seen.
+    pub fn entries(&self) -> Entries {
+        Entries::new(&self.root)
+    }
+
+    /// Removes every tree that is neither leased nor locked by anybody, and what dead processes left
+    /// behind.
+    ///
+    /// # Errors
+    ///
+    /// [`Io`](crate::ErrorKind::Io) or [`ReadOnly`](crate::ErrorKind::ReadOnly). What cannot be
+    /// removed because it is in use, or is another user's, is no error but in the report.
+    pub fn clear(&self) -> Result<GcReport> {
+        collect::clear(&self.root)
+    }
+
+    /// Removes what dead processes left behind: staged trees, trees half deleted, lock files, empty
+    /// directories. Nothing that a live process uses, and no entry.
+    ///
+    /// # Errors
+    ///
+    /// As [`clear`](Self::clear).
+    pub fn sweep(&self) -> Result<GcReport> {
+        collect::sweep(&self.root)
+    }
+
+    /// The store's base directory, absolute.
+    pub fn base(&self) -> &Path {
+        self.root.path()
+    }
+
+    /// A view of this store whose calls wait like this for locks.
+    #[must_use = "the store itself waits as before"]
+    pub fn with_wait(&self, wait: Wait) -> Self {
+        let mut view = self.clone();
+        view.waiting.wait = wait;
+        view
+    }
+
+    /// A view of this store whose waits end when `token` is cancelled.
+    #[must_use = "the store itself waits as before"]
+    pub fn with_cancel(&self, token: &CancelToken) -> Self {
+        let mut view = self.clone();
+        view.waiting.cancel = Some(token.clone());
+        view
+    }
+
+    /// A view of this store that calls `on_wait`, on the thread that waits, when a wait has begun
+    /// and once a second while it goes on.
+    #[must_use = "the store itself waits as before"]
+    pub fn with_on_wait(&self, on_wait: impl Fn(&WaitInfo) + Send + Sync + 'static) -> Self {
+        let mut view = self.clone();
+        view.waiting.on_wait = Some(Arc::new(on_wait));
+        view
+    }
+}

@@ -1,0 +1,451 @@
+//! What can go wrong: a kind to match on, the operation, the path, and the cause.
+//!
+//! Owns the one public error type. Calls nothing of the crate but the plain data of
+//! [`Holder`]. Invariant: `Display` never repeats what `source()` returns.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::holder::Holder;
+
+/// A result whose error is [`larder::Error`](Error).
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// The error of every fallible call of this crate.
+///
+/// It displays as one sentence that names the path and, where there is something to do, says what.
+/// The cause is in [`source`](StdError::source) and is not repeated in the sentence: print the
+/// whole chain, as `anyhow` does with `{:#}`.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let dir = tempfile::tempdir()?;
+/// use larder::{ErrorKind, KVFileStore};
+///
+/// let store = KVFileStore::new(dir.path().join("cache"))?;
+/// let err = store.get_or_set("key", |_| anyhow::bail!("the server said 503")).unwrap_err();
+/// assert_eq!(err.kind(), ErrorKind::Compute);
+/// # Ok(())
+/// # }
+/// ```
+pub struct Error(Box<Repr>);
+
+/// The kinds of [`Error`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The operating system refused something; the cause is the [`io::Error`].
+    Io,
+    /// A key's path is not one that a store can use. Nothing was touched.
+    InvalidKey,
+    /// The key's lock was held by somebody else for longer than the caller would wait.
+    Busy,
+    /// The wait was cancelled through its [`CancelToken`](crate::CancelToken).
+    Cancelled,
+    /// A closure asked for the very key that it is computing.
+    WouldDeadlock,
+    /// The tree is leased, so it can be neither removed nor (by its own lessee) replaced.
+    InUse,
+    /// The directory is not a store that this program may use as asked. Nothing was touched.
+    FormatMismatch,
+    /// The caller's closure failed; its error is the cause, and [`Error::downcast_ref`] reaches it.
+    Compute,
+    /// A value has another length than was stated. Nothing was published.
+    SizeMismatch,
+    /// A value has another digest than was stated. Nothing was published.
+    DigestMismatch,
+    /// What is on disk at the key's path is not what the store put there.
+    Corrupt,
+    /// This store, or this platform, cannot do what was asked.
+    Unsupported,
+    /// The store can be read but not written.
+    ReadOnly,
+}
+
+/// One variant for each way to fail. `doing` completes the sentence "cannot …".
+#[derive(Debug)]
+pub(crate) enum Repr {
+    Io {
+        doing: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
+    /// The closure failed because writing to its writer failed.
+    Write {
+        path: PathBuf,
+        kind: io::ErrorKind,
+        source: anyhow::Error,
+    },
+    InvalidKey {
+        key: PathBuf,
+        why: &'static str,
+    },
+    InvalidHash {
+        why: String,
+    },
+    Busy {
+        path: PathBuf,
+        waited: Duration,
+        holder: Option<Holder>,
+    },
+    Cancelled {
+        path: PathBuf,
+        waited: Duration,
+        holder: Option<Holder>,
+    },
+    WouldDeadlock {
+        path: PathBuf,
+    },
+    InUse {
+        path: PathBuf,
+        by_us: bool,
+    },
+    FormatMismatch {
+        path: PathBuf,
+        why: String,
+    },
+    Compute {
+        path: PathBuf,
+        source: anyhow::Error,
+    },
+    SizeMismatch {
+        path: PathBuf,
+        expected: u64,
+        actual: u64,
+        at_least: bool,
+    },
+    Corrupt {
+        path: PathBuf,
+        why: &'static str,
+    },
+    Unsupported {
+        path: Option<PathBuf>,
+        what: &'static str,
+    },
+    ReadOnly {
+        doing: &'static str,
+        path: PathBuf,
+        source: Option<io::Error>,
+    },
+}
+
+impl Error {
+    /// What kind of failure this is.
+    pub fn kind(&self) -> ErrorKind {
+        match &*self.0 {
+            Repr::Io { .. } | Repr::Write { .. } => ErrorKind::Io,
+            Repr::InvalidKey { .. } | Repr::InvalidHash { .. } => ErrorKind::InvalidKey,
+            Repr::Busy { .. } => ErrorKind::Busy,
+            Repr::Cancelled { .. } => ErrorKind::Cancelled,
+            Repr::WouldDeadlock { .. } => ErrorKind::WouldDeadlock,
+            Repr::InUse { .. } => ErrorKind::InUse,
+            Repr::FormatMismatch { .. } => ErrorKind::FormatMismatch,
+            Repr::Compute { .. } => ErrorKind::Compute,
+            Repr::SizeMismatch { .. } => ErrorKind::SizeMismatch,
+            Repr::Corrupt { .. } => ErrorKind::Corrupt,
+            Repr::Unsupported { .. } => ErrorKind::Unsupported,
+            Repr::ReadOnly { .. } => ErrorKind::ReadOnly,
+        }
+    }
+
+    /// What was being done, as the end of the sentence "cannot …".
+    pub fn operation(&self) -> &'static str {
+        match &*self.0 {
+            Repr::Io { doing, .. } | Repr::ReadOnly { doing, .. } => doing,
+            Repr::Write { .. } | Repr::SizeMismatch { .. } => "write the value",
+            Repr::InvalidKey { .. } => "use the key",
+            Repr::InvalidHash { .. } => "use the hash",
+            Repr::Busy { .. } | Repr::Cancelled { .. } | Repr::WouldDeadlock { .. } => {
+                "lock the key"
+            }
+            Repr::InUse { .. } => "take the tree away",
+            Repr::FormatMismatch { .. } => "open the store",
+            Repr::Compute { .. } => "compute the value",
+            Repr::Corrupt { .. } => "use what is stored",
+            Repr::Unsupported { what, .. } => what,
+        }
+    }
+
+    /// The path concerned: as a rule that of the value, absolute; for an invalid key, the key's own
+    /// relative path.
+    pub fn path(&self) -> Option<&Path> {
+        match &*self.0 {
+            Repr::Io { path, .. }
+            | Repr::Write { path, .. }
+            | Repr::Busy { path, .. }
+            | Repr::Cancelled { path, .. }
+            | Repr::WouldDeadlock { path }
+            | Repr::InUse { path, .. }
+            | Repr::FormatMismatch { path, .. }
+            | Repr::Compute { path, .. }
+            | Repr::SizeMismatch { path, .. }
+            | Repr::Corrupt { path, .. }
+            | Repr::ReadOnly { path, .. } => Some(path),
+            Repr::InvalidKey { key, .. } => Some(key),
+            Repr::Unsupported { path, .. } => path.as_deref(),
+            Repr::InvalidHash { .. } => None,
+        }
+    }
+
+    /// Who held the lock when a wait was given up ([`Busy`](ErrorKind::Busy),
+    /// [`Cancelled`](ErrorKind::Cancelled)), as far as is known.
+    pub fn holder(&self) -> Option<&Holder> {
+        match &*self.0 {
+            Repr::Busy { holder, .. } | Repr::Cancelled { holder, .. } => holder.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// The closure's own error, if it failed and its error is an `E` (or has one in its context,
+    /// as [`anyhow::Error::downcast_ref`] looks for it).
+    pub fn downcast_ref<E: fmt::Display + fmt::Debug + Send + Sync + 'static>(&self) -> Option<&E> {
+        match &*self.0 {
+            Repr::Compute { source, .. } | Repr::Write { source, .. } => source.downcast_ref(),
+            _ => None,
+        }
+    }
+
+    /// The kind of the operating system's error, where that is the cause.
+    pub fn io_kind(&self) -> Option<io::ErrorKind> {
+        match &*self.0 {
+            Repr::Io { source, .. } => Some(source.kind()),
+            Repr::ReadOnly { source, .. } => source.as_ref().map(io::Error::kind),
+            Repr::Write { kind, .. } => Some(*kind),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn corrupt(path: PathBuf, why: &'static str) -> Self {
+        Repr::Corrupt { path, why }.into()
+    }
+
+    pub(crate) fn mismatch(path: &Path, why: impl Into<String>) -> Self {
+        Repr::FormatMismatch {
+            path: path.to_path_buf(),
+            why: why.into(),
+        }
+        .into()
+    }
+}
+
+impl From<Repr> for Error {
+    fn from(repr: Repr) -> Self {
+        Error(Box::new(repr))
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let held_by = |f: &mut fmt::Formatter<'_>, holder: &Option<Holder>| match holder {
+            Some(holder) => write!(f, "it is held by {holder}"),
+            None => f.write_str("its holder is unknown"),
+        };
+        match &*self.0 {
+            Repr::Io {
+                doing,
+                path,
+                source,
+            } => {
+                write!(f, "cannot {doing} at {}", path.display())?;
+                advise(f, source.kind())
+            }
+            Repr::Write { path, kind, .. } => {
+                write!(f, "cannot write the value of {}", path.display())?;
+                advise(f, *kind)
+            }
+            Repr::InvalidKey { key, why } => {
+                write!(f, "the key path {:?} cannot be used: {why}", key.display())
+            }
+            Repr::InvalidHash { why } => write!(f, "the artifact hash cannot be used: {why}"),
+            Repr::Busy {
+                path,
+                waited,
+                holder,
+            } => {
+                write!(f, "the lock of {} is busy", path.display())?;
+                if !waited.is_zero() {
+                    write!(f, " after a wait of {:.1} s", waited.as_secs_f64())?;
+                }
+                f.write_str("; ")?;
+                held_by(f, holder)
+            }
+            Repr::Cancelled {
+                path,
+                waited,
+                holder,
+            } => {
+                write!(
+                    f,
+                    "the wait for the lock of {} was cancelled after {:.1} s; ",
+                    path.display(),
+                    waited.as_secs_f64()
+                )?;
+                held_by(f, holder)
+            }
+            Repr::WouldDeadlock { path } => write!(
+                f,
+                "a closure asked for {}, the very key that it is computing; use what it is writing \
+                 instead, or another key",
+                path.display()
+            ),
+            Repr::InUse { path, by_us: true } => write!(
+                f,
+                "the tree {} is leased by this very process; drop its lease first",
+                path.display()
+            ),
+            Repr::InUse { path, by_us: false } => write!(
+                f,
+                "the tree {} is in use; try again when its readers are done",
+                path.display()
+            ),
+            Repr::FormatMismatch { path, why } => {
+                write!(f, "{} cannot be opened as a store: {why}", path.display())
+            }
+            Repr::Compute { path, .. } => {
+                write!(f, "the value of {} could not be computed", path.display())
+            }
+            Repr::SizeMismatch {
+                path,
+                expected,
+                actual,
+                at_least,
+            } => write!(
+                f,
+                "the value of {} was to be {expected} bytes long and is {}{actual}; nothing was \
+                 published",
+                path.display(),
+                if *at_least { "at least " } else { "" }
+            ),
+            Repr::Corrupt { path, why } => write!(
+                f,
+                "{}: {why}; the store did not put it there, so move it away",
+                path.display()
+            ),
+            Repr::Unsupported {
+                path: Some(path),
+                what,
+            } => write!(f, "{} does not support to {what}", path.display()),
+            Repr::Unsupported { path: None, what } => {
+                write!(f, "this store does not support to {what}")
+            }
+            Repr::ReadOnly { doing, path, .. } => write!(
+                f,
+                "cannot {doing} at {}: the store is read-only here; open it where it can be \
+                 written, or ask only for what it has",
+                path.display()
+            ),
+        }
+    }
+}
+
+/// What a person can do about the more common causes.
+fn advise(f: &mut fmt::Formatter<'_>, kind: io::ErrorKind) -> fmt::Result {
+    f.write_str(match kind {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "; free some space, or remove entries from the store"
+        }
+        io::ErrorKind::PermissionDenied => "; check who owns it and its permission bits",
+        _ => "",
+    })
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        match &*self.0 {
+            Repr::Io { source, .. } => Some(source),
+            Repr::ReadOnly { source, .. } => source.as_ref().map(|e| e as _),
+            Repr::Compute { source, .. } | Repr::Write { source, .. } => Some(&**source),
+            _ => None,
+        }
+    }
+}
+
+impl From<Error> for io::Error {
+    /// Keeps the kind of the operating system's error where there is one.
+    fn from(error: Error) -> Self {
+        let kind = error.io_kind().unwrap_or(match error.kind() {
+            ErrorKind::InvalidKey => io::ErrorKind::InvalidInput,
+            ErrorKind::Busy => io::ErrorKind::WouldBlock,
+            ErrorKind::InUse => io::ErrorKind::ResourceBusy,
+            ErrorKind::WouldDeadlock => io::ErrorKind::Deadlock,
+            ErrorKind::Unsupported => io::ErrorKind::Unsupported,
+            ErrorKind::ReadOnly => io::ErrorKind::ReadOnlyFilesystem,
+            ErrorKind::FormatMismatch
+            | ErrorKind::SizeMismatch
+            | ErrorKind::DigestMismatch
+            | ErrorKind::Corrupt => io::ErrorKind::InvalidData,
+            ErrorKind::Io | ErrorKind::Compute | ErrorKind::Cancelled => io::ErrorKind::Other,
+        });
+        io::Error::new(kind, error)
+    }
+}
+
+/// Gives an [`io::Error`] its operation and path.
+pub(crate) trait IoContext<T> {
+    /// For what only reads.
+    fn reading(self, doing: &'static str, path: impl FnOnce() -> PathBuf) -> Result<T>;
+    /// For what writes: to have no permission for that means that the store is read-only here.
+    fn writing(self, doing: &'static str, path: impl FnOnce() -> PathBuf) -> Result<T>;
+}
+
+impl<T> IoContext<T> for io::Result<T> {
+    fn reading(self, doing: &'static str, path: impl FnOnce() -> PathBuf) -> Result<T> {
+        self.map_err(|source| {
+            Repr::Io {
+                doing,
+                path: path(),
+                source,
+            }
+            .into()
+        })
+    }
+
+    fn writing(self, doing: &'static str, path: impl FnOnce() -> PathBuf) -> Result<T> {
+        self.map_err(|source| match source.kind() {
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Repr::ReadOnly {
+                doing,
+                path: path(),
+                source: Some(source),
+            }
+            .into(),
+            _ => Repr::Io {
+                doing,
+                path: path(),
+                source,
+            }
+            .into(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sentence_does_not_repeat_its_source() {
+        let err: Error = Repr::Io {
+            doing: "open the value",
+            path: "/x".into(),
+            source: io::Error::from_raw_os_error(28),
+        }
+        .into();
+        let sentence = err.to_string();
+        let source = StdError::source(&err)
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        assert!(source.contains("No space"), "{source}");
+        assert!(!sentence.contains("No space"), "{sentence}");
+        assert!(sentence.contains("free some space"), "{sentence}");
+        assert_eq!(io::Error::from(err).kind(), io::ErrorKind::StorageFull);
+    }
+}

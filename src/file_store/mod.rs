@@ -1,0 +1,422 @@
+//! The store of files: orchestration of key, lock, staging and publication.
+//!
+//! Invariant: a hit takes no lock, and nothing here renames, syncs or locks by itself.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::collect::{self, GcReport};
+use crate::entries::Entries;
+use crate::error::{IoContext, Result};
+use crate::key::PathKey;
+use crate::layout::EntryPath;
+use crate::lock::{self, CancelToken, KeyLock, Taken, Tried, Wait, WaitInfo, Waiting};
+use crate::marker::StoreKind;
+use crate::options::StoreOptions;
+use crate::outcome::Outcome;
+use crate::publish;
+use crate::root::Root;
+use crate::staging::StagedFile;
+use crate::sys;
+
+mod batch;
+mod value;
+mod writer;
+
+pub use batch::Batch;
+pub use value::{LockedRead, Value};
+pub use writer::{LockedWrite, ValueWriter};
+
+/// A store of files: a map from keys to immutable byte strings, shared by any number of processes.
+///
+/// Handles are cheap to clone and can be used from any number of threads; [`with_wait`],
+/// [`with_cancel`] and [`with_on_wait`] give views of the same store that wait differently.
+///
+/// [`with_wait`]: Self::with_wait
+/// [`with_cancel`]: Self::with_cancel
+/// [`with_on_wait`]: Self::with_on_wait
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let dir = tempfile::tempdir()?;
+/// use std::io::{Read, Write};
+/// use larder::KVFileStore;
+///
+/// let store = KVFileStore::new(dir.path().join("cache"))?;
+/// let mut value = store.get_or_set("the key", |w| {
+///     // Runs in one process only, whoever else asks.
+///     w.write_all(b"computed once")?;
+///     Ok(())
+/// })?;
+/// let mut text = String::new();
+/// value.read_to_string(&mut text)?;
+/// assert_eq!(text, "computed once");
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct KVFileStore {
+    root: Arc<Root>,
+    waiting: Waiting,
+}
+
+impl StoreOptions {
+    /// Opens a store of files.
+    ///
+    /// # Errors
+    ///
+    /// As [`KVFileStore::new`].
+    pub fn open_file_store(&self, base: impl AsRef<Path>) -> Result<KVFileStore> {
+        Ok(KVFileStore {
+            root: Arc::new(Root::open(base.as_ref(), StoreKind::Files, self)?),
+            waiting: Waiting::default(),
+        })
+    }
+}
+
+impl KVFileStore {
+    /// Opens the store in this directory, and creates it, with the directories above it, if it is
+    /// missing or empty. The same as `StoreOptions::new().open_file_store(base)`.
+    ///
+    /// # Errors
+    ///
+    /// [`FormatMismatch`](crate::ErrorKind::FormatMismatch) if the directory is no store of files or
+    /// not one that this version knows; then nothing in it was touched. Otherwise
+    /// [`Io`](crate::ErrorKind::Io) or [`ReadOnly`](crate::ErrorKind::ReadOnly).
+    pub fn new(base: impl AsRef<Path>) -> Result<Self> {
+        StoreOptions::new().open_file_store(base)
+    }
+
+    /// Opens a value. Takes no lock and waits for nobody. `None` if there is none.
+    ///
+    /// # Errors
+    ///
+    /// Whatever keeps a value that may be there from being opened is an error, not a miss.
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) if something else is at its path.
+    pub fn get<K: PathKey + ?Sized>(&self, key: &K) -> Result<Option<Value>> {
+        Value::open(&self.root, &EntryPath::of(key)?)
+    }
+
+    /// Reads a value. `None` if there is none.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get).
+    pub fn read<K: PathKey + ?Sized>(&self, key: &K) -> Result<Option<Vec<u8>>> {
+        let mut bytes = Vec::new();
+        let read = self.read_into(key, &mut bytes)?;
+        Ok(read.map(|_| bytes))
+    }
+
+    /// Reads a value in place of what is in `into`, and returns its length. `None`, with `into`
+    /// empty, if there is none. With a buffer that is used again this is the fastest way to a small
+    /// value.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get); also [`Corrupt`](crate::ErrorKind::Corrupt) if the file is shorter
+    /// than it was when it was opened.
+    pub fn read_into<K: PathKey + ?Sized>(
+        &self,
+        key: &K,
+        into: &mut Vec<u8>,
+    ) -> Result<Option<usize>> {
+        into.clear();
+        let entry = EntryPath::of(key)?;
+        let Some((file, meta)) = value::open_file(&self.root, &entry)? else {
+            return Ok(None);
+        };
+        let at = || self.root.absolute(entry.value());
+        let read = sys::read_more(&file, meta.len, into).reading("read the value", at)?;
+        if read < meta.len {
+            return Err(crate::Error::corrupt(
+                at(),
+                "somebody cut the value off while it was read",
+            ));
+        }
+        Ok(Some(into.len()))
+    }
+
+    /// Whether there is a value. Takes no lock, and does not count as a use.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get).
+    pub fn contains<K: PathKey + ?Sized>(&self, key: &K) -> Result<bool> {
+        value::is_there(&self.root, &EntryPath::of(key)?)
+    }
+
+    /// Opens a value; if there is none, computes it, once among all processes and threads that ask.
+    ///
+    /// Others who ask for the key meanwhile wait and get the same value. If the closure fails or
+    /// panics, or its process is killed, nothing is published and one of those who wait goes on.
+    /// The store's durability decides what the value survives.
+    ///
+    /// # Errors
+    ///
+    /// [`Compute`](crate::ErrorKind::Compute) with the closure's error;
+    /// [`Busy`](crate::ErrorKind::Busy) and [`Cancelled`](crate::ErrorKind::Cancelled) as this view
+    /// waits; [`WouldDeadlock`](crate::ErrorKind::WouldDeadlock) if a closure asks on its own thread
+    /// for the key that it is computing; [`ReadOnly`](crate::ErrorKind::ReadOnly) on a miss in a
+    /// store that cannot be written. Two closures that ask for each other's keys wait for each other
+    /// for ever: give such calls a [`Wait::Timeout`].
+    pub fn get_or_set<K: PathKey + ?Sized>(
+        &self,
+        key: &K,
+        f: impl FnOnce(&mut ValueWriter) -> anyhow::Result<()>,
+    ) -> Result<Value> {
+        let entry = EntryPath::of(key)?;
+        let root = &self.root;
+        if let Some(value) = Value::open(root, &entry)? {
+            return Ok(value);
+        }
+        root.check_writable("compute a value", &entry)?;
+        let mut pacer = self.waiting.start();
+        let look = |_held: bool| Value::open(root, &entry);
+        let mut lock = match lock::exclusive_or(root, &entry, &mut pacer, look)? {
+            Taken::Made(value, _lock) => return Ok(value.with_outcome(Outcome::Waited)),
+            Taken::Lock(lock) => lock,
+        };
+        if let Some(value) = Value::open(root, &entry)? {
+            lock.note_occupied(true);
+            // Who just missed it has not really waited.
+            let waited = pacer.has_waited();
+            return Ok(value.with_outcome(if waited {
+                Outcome::Waited
+            } else {
+                Outcome::Hit
+            }));
+        }
+        lock.announce(key.label().as_deref());
+        let staged = StagedFile::new(root)?;
+        let staged = lock::computing(&lock, || ValueWriter::fill(root, &entry, staged, f))?;
+        publish::seal_file(root, &staged)?;
+        publish::file(&lock, staged)?;
+        writer::read_back(root, &entry)
+    }
+
+    /// Computes a value and publishes it, in place of one that may be there; the last one wins.
+    ///
+    /// The closure runs without the key's lock, which is taken only to publish. Readers see the old
+    /// value or the new one.
+    ///
+    /// # Errors
+    ///
+    /// As [`get_or_set`](Self::get_or_set).
+    pub fn set<K: PathKey + ?Sized>(
+        &self,
+        key: &K,
+        f: impl FnOnce(&mut ValueWriter) -> anyhow::Result<()>,
+    ) -> Result<Value> {
+        let entry = EntryPath::of(key)?;
+        let root = &self.root;
+        root.check_writable("write a value", &entry)?;
+        let staged = ValueWriter::fill(root, &entry, StagedFile::new(root)?, f)?;
+        publish::seal_file(root, &staged)?;
+        let lock = lock::exclusive(root, &entry, &mut self.waiting.start())?;
+        publish::file(&lock, staged)?;
+        writer::read_back(root, &entry)
+    }
+
+    /// Takes the key's lock, exclusively, and waits for it as this view of the store waits. While it
+    /// is held nobody else computes, replaces or removes the value; readers are not hindered.
+    ///
+    /// # Errors
+    ///
+    /// [`Busy`](crate::ErrorKind::Busy), [`Cancelled`](crate::ErrorKind::Cancelled),
+    /// [`WouldDeadlock`](crate::ErrorKind::WouldDeadlock),
+    /// [`ReadOnly`](crate::ErrorKind::ReadOnly), [`Io`](crate::ErrorKind::Io).
+    pub fn lock<K: PathKey + ?Sized>(&self, key: &K) -> Result<KVFileLock> {
+        let entry = EntryPath::of(key)?;
+        self.root.check_writable("lock the key", &entry)?;
+        let lock = lock::exclusive(&self.root, &entry, &mut self.waiting.start())?;
+        Ok(KVFileLock::new(lock, key))
+    }
+
+    /// Takes the key's lock if that needs no waiting. `None`: it is busy.
+    ///
+    /// # Errors
+    ///
+    /// As [`lock`](Self::lock), without `Busy` and `Cancelled`.
+    pub fn try_lock<K: PathKey + ?Sized>(&self, key: &K) -> Result<Option<KVFileLock>> {
+        let entry = EntryPath::of(key)?;
+        self.root.check_writable("lock the key", &entry)?;
+        match lock::try_exclusive(&self.root, &entry, true)? {
+            Tried::Lock(lock) => Ok(Some(KVFileLock::new(lock, key))),
+            Tried::Busy | Tried::Absent => Ok(None),
+        }
+    }
+
+    /// Takes the key's lock if it has a value. `None` if it has none; then nothing was created.
+    ///
+    /// # Errors
+    ///
+    /// As [`lock`](Self::lock).
+    pub fn lock_if_exists<K: PathKey + ?Sized>(&self, key: &K) -> Result<Option<KVFileLock>> {
+        let entry = EntryPath::of(key)?;
+        if !value::is_there(&self.root, &entry)? {
+            return Ok(None);
+        }
+        let lock = self.lock(key)?;
+        // Removed while we waited for the lock: dropping the lock removes what it created.
+        Ok(value::is_there(&self.root, &entry)?.then_some(lock))
+    }
+
+    /// Removes a value. `false` if there was none. Readers that have it open keep it.
+    ///
+    /// # Errors
+    ///
+    /// As [`lock`](Self::lock).
+    pub fn remove<K: PathKey + ?Sized>(&self, key: &K) -> Result<bool> {
+        let entry = EntryPath::of(key)?;
+        if !value::is_there(&self.root, &entry)? {
+            return Ok(false);
+        }
+        self.root.check_writable("remove the value", &entry)?;
+        let lock = lock::exclusive(&self.root, &entry, &mut self.waiting.start())?;
+        publish::remove_file(&lock)
+    }
+
+    /// Notes that a value is used now, as a hit does where the last note is old. `false` if there is
+    /// no value.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get). Where the note is not allowed to be written that is no error.
+    pub fn touch<K: PathKey + ?Sized>(&self, key: &K) -> Result<bool> {
+        let entry = EntryPath::of(key)?;
+        let there = value::is_there(&self.root, &entry)?;
+        if there && !self.root.options.read_only && !self.root.file_system.overlay {
+            let _ = self.root.dir.stamp(entry.value(), sys::Stamp::Accessed);
+        }
+        Ok(there)
+    }
+
+    /// All entries, in no order, as they are found. Being listed does not count as a use.
+    ///
+    /// What is published or removed while the iteration goes on may or may not be seen.
+    pub fn entries(&self) -> Entries {
+        Entries::new(&self.root)
+    }
+
+    /// Removes every value whose key is not locked by anybody, and what dead processes left behind.
+    ///
+    /// # Errors
+    ///
+    /// [`Io`](crate::ErrorKind::Io) or [`ReadOnly`](crate::ErrorKind::ReadOnly). What cannot be
+    /// removed because it is in use, or is another user's, is no error but in the report.
+    pub fn clear(&self) -> Result<GcReport> {
+        collect::clear(&self.root)
+    }
+
+    /// Removes what dead processes left behind: staged values, lock files, empty directories.
+    /// Nothing that a live process uses, and no value.
+    ///
+    /// # Errors
+    ///
+    /// As [`clear`](Self::clear).
+    pub fn sweep(&self) -> Result<GcReport> {
+        collect::sweep(&self.root)
+    }
+
+    /// An empty batch, to publish many small values at the cost of one barrier. Its locks are waited
+    /// for as this view of the store waits.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let store = larder::KVFileStore::new(dir.path())?;
+    /// use std::io::Write;
+    ///
+    /// let mut batch = store.batch();
+    /// for n in 0..100 {
+    ///     batch.set(&format!("object {n}"), |w| Ok(write!(w, "{n}")?))?;
+    /// }
+    /// assert_eq!(batch.commit()?, 100);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn batch(&self) -> Batch {
+        Batch::new(&self.root, &self.waiting)
+    }
+
+    /// The store's base directory, absolute.
+    pub fn base(&self) -> &Path {
+        self.root.path()
+    }
+
+    /// A view of this store whose calls wait like this for locks.
+    #[must_use = "the store itself waits as before"]
+    pub fn with_wait(&self, wait: Wait) -> Self {
+        let mut view = self.clone();
+        view.waiting.wait = wait;
+        view
+    }
+
+    /// A view of this store whose waits end when `token` is cancelled.
+    #[must_use = "the store itself waits as before"]
+    pub fn with_cancel(&self, token: &CancelToken) -> Self {
+        let mut view = self.clone();
+        view.waiting.cancel = Some(token.clone());
+        view
+    }
+
+    /// A view of this store that calls `on_wait`, on the thread that waits, when a wait has begun
+    /// and once a second while it goes on.
+    #[must_use = "the store itself waits as before"]
+    pub fn with_on_wait(&self, on_wait: impl Fn(&WaitInfo) + Send + Sync + 'static) -> Self {
+        let mut view = self.clone();
+        view.waiting.on_wait = Some(Arc::new(on_wait));
+        view
+    }
+}
+
+/// A key's exclusive lock in a store of files, held until it is dropped.
+///
+/// Dropping it deletes its lock file: a value needs none.
+#[derive(Debug)]
+#[must_use = "the key is locked only for as long as this lives"]
+pub struct KVFileLock {
+    lock: KeyLock,
+    path: PathBuf,
+}
+
+impl KVFileLock {
+    fn new<K: PathKey + ?Sized>(mut lock: KeyLock, key: &K) -> Self {
+        lock.announce(key.label().as_deref());
+        let path = lock.root().absolute(lock.entry().value());
+        KVFileLock { lock, path }
+    }
+
+    /// Opens the value. `None` if there is none.
+    ///
+    /// # Errors
+    ///
+    /// As [`KVFileStore::get`].
+    pub fn reader(&self) -> Result<Option<LockedRead<'_>>> {
+        LockedRead::open(self)
+    }
+
+    /// Begins to write a value, which [`LockedWrite::commit`] publishes.
+    ///
+    /// # Errors
+    ///
+    /// [`Io`](crate::ErrorKind::Io) or [`ReadOnly`](crate::ErrorKind::ReadOnly).
+    pub fn begin(&self) -> Result<LockedWrite<'_>> {
+        LockedWrite::new(self)
+    }
+
+    /// Removes the value, and gives the lock up. `false` if there was none.
+    ///
+    /// # Errors
+    ///
+    /// [`Io`](crate::ErrorKind::Io) or [`ReadOnly`](crate::ErrorKind::ReadOnly).
+    pub fn remove(self) -> Result<bool> {
+        publish::remove_file(&self.lock)
+    }
+
+    /// The absolute path of the value, whether there is one or not.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}

@@ -1,0 +1,203 @@
+//! A published value, open for reading.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::marker::PhantomData;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use crate::error::{Error, IoContext, Result};
+use crate::file_store::KVFileLock;
+use crate::file_store::writer::read_back;
+use crate::layout::EntryPath;
+use crate::outcome::Outcome;
+use crate::recency;
+use crate::root::Root;
+use crate::sys::{self, Errno, Kind, Meta, Stamp};
+
+/// A published value, open for reading, with a position of its own.
+///
+/// It is complete and never changes. If its key is replaced or removed, this still reads what it was
+/// opened on.
+#[derive(Debug)]
+pub struct Value {
+    file: File,
+    len: u64,
+    outcome: Outcome,
+    root: Arc<Root>,
+    entry: EntryPath,
+    path: OnceLock<PathBuf>,
+}
+
+impl Value {
+    /// Opens a value, and notes its use. `None` if there is none.
+    pub(super) fn open(root: &Arc<Root>, entry: &EntryPath) -> Result<Option<Self>> {
+        Ok(open_file(root, entry)?.map(|(file, meta)| Value {
+            file,
+            len: meta.len,
+            outcome: Outcome::Hit,
+            root: Arc::clone(root),
+            entry: entry.clone(),
+            path: OnceLock::new(),
+        }))
+    }
+
+    pub(super) fn with_outcome(mut self, outcome: Outcome) -> Self {
+        self.outcome = outcome;
+        self
+    }
+
+    /// The value's length in bytes.
+    #[allow(clippy::len_without_is_empty)] // a value is no collection
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// The metadata that was published with the value. A store of plain files keeps none, so it is
+    /// empty.
+    pub fn metadata(&self) -> &[u8] {
+        &[]
+    }
+
+    /// How this value came to be: found, waited for, or computed by this call.
+    pub fn outcome(&self) -> Outcome {
+        self.outcome
+    }
+
+    /// The absolute path of the file, to be linked, mapped, or given to another program. The path
+    /// may name another value, or none, as soon as somebody replaces or removes the key.
+    ///
+    /// # Errors
+    ///
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) in a store whose files are not just the
+    /// values' bytes. There is no such store yet.
+    pub fn raw_path(&self) -> Result<&Path> {
+        Ok(self
+            .path
+            .get_or_init(|| self.root.absolute(self.entry.value())))
+    }
+
+    /// The open file, read-only.
+    ///
+    /// # Errors
+    ///
+    /// As [`raw_path`](Self::raw_path).
+    pub fn into_file(self) -> Result<File> {
+        Ok(self.file)
+    }
+}
+
+impl Read for Value {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.file.read(buf)
+    }
+
+    fn read_to_end(&mut self, buf: &mut Vec<u8>) -> io::Result<usize> {
+        self.file.read_to_end(buf)
+    }
+}
+
+impl Seek for Value {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.file.seek(to)
+    }
+}
+
+/// Opens what is at a value's path, checks that it is a value, and notes its use.
+pub(super) fn open_file(root: &Root, entry: &EntryPath) -> Result<Option<(File, Meta)>> {
+    let at = || root.absolute(entry.value());
+    let file = match root.dir.open_read(entry.value()) {
+        Ok(file) => file,
+        Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(err) if sys::is(&err, Errno::LOOP) => return Err(not_a_value(Kind::Link, root, entry)),
+        Err(err) if sys::is(&err, Errno::NXIO) => {
+            return Err(not_a_value(Kind::Other, root, entry));
+        }
+        Err(err) => return Err(err).reading("open the value", at),
+    };
+    let meta = sys::fstat(&file).reading("look at the value", at)?;
+    if meta.kind != Kind::File {
+        return Err(not_a_value(meta.kind, root, entry));
+    }
+    if recency::is_due(root, meta.accessed) {
+        // Not allowed everywhere; then the system's own access time is what remains.
+        let _ = sys::fstamp(&file, Stamp::Accessed);
+    }
+    Ok(Some((file, meta)))
+}
+
+/// Whether there is a value, without opening it.
+pub(super) fn is_there(root: &Root, entry: &EntryPath) -> Result<bool> {
+    let found = root
+        .dir
+        .look(entry.value())
+        .reading("look at the value", || root.absolute(entry.value()))?;
+    match found {
+        None => Ok(false),
+        Some(meta) if meta.kind == Kind::File => Ok(true),
+        Some(meta) => Err(not_a_value(meta.kind, root, entry)),
+    }
+}
+
+fn not_a_value(kind: Kind, root: &Root, entry: &EntryPath) -> Error {
+    let why = match kind {
+        Kind::Dir => "there is a directory where a value should be",
+        Kind::Link => "there is a symbolic link where a value should be",
+        Kind::File | Kind::Other => "there is something else where a value should be",
+    };
+    Error::corrupt(root.absolute(entry.value()), why)
+}
+
+/// A value, read while its key is locked; see [`KVFileLock::reader`].
+#[derive(Debug)]
+pub struct LockedRead<'a> {
+    value: Value,
+    _lock: PhantomData<&'a KVFileLock>,
+}
+
+impl<'a> LockedRead<'a> {
+    pub(super) fn open(lock: &'a KVFileLock) -> Result<Option<Self>> {
+        let found = Value::open(lock.lock.root(), lock.lock.entry())?;
+        Ok(found.map(Self::of))
+    }
+
+    /// What was just committed.
+    pub(super) fn published(lock: &'a KVFileLock) -> Result<Self> {
+        read_back(lock.lock.root(), lock.lock.entry()).map(Self::of)
+    }
+
+    fn of(value: Value) -> Self {
+        LockedRead {
+            value,
+            _lock: PhantomData,
+        }
+    }
+
+    /// The value's length in bytes.
+    #[allow(clippy::len_without_is_empty)] // a value is no collection
+    pub fn len(&self) -> u64 {
+        self.value.len()
+    }
+
+    /// As [`Value::metadata`].
+    pub fn metadata(&self) -> &[u8] {
+        self.value.metadata()
+    }
+
+    /// The value without the lock: it can outlive the lock and still reads the same bytes.
+    pub fn detach_unlocked(self) -> Value {
+        self.value
+    }
+}
+
+impl Read for LockedRead<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.value.read(buf)
+    }
+}
+
+impl Seek for LockedRead<'_> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.value.seek(to)
+    }
+}

@@ -1,0 +1,33 @@
+//! placeholder
+mod collect;
+mod dir_store;
+mod durable;
+mod entries;
+mod error;
+mod file_store;
+mod holder;
+mod key;
+mod layout;
+mod lock;
+mod marker;
+mod options;
+mod outcome;
+mod publish;
+mod recency;
+mod root;
+mod sidecar;
+mod staging;
+mod sys;
+mod tree;
+
+pub use collect::{GcReport, Kept, KeptReason};
+pub use dir_store::{DirLease, KVDirLock, KVDirStore, StagedTree};
+pub use entries::{Entries, Entry};
+pub use error::{Error, ErrorKind, Result};
+pub use file_store::{Batch, KVFileLock, KVFileStore, LockedRead, LockedWrite, Value, ValueWriter};
+pub use holder::Holder;
+pub use key::{ArtifactHash, Labelled, PathKey, nested_path};
+pub use lock::{CancelToken, Wait, WaitInfo};
+pub use marker::Share;
+pub use options::{Barrier, Durability, StoreOptions};
+pub use outcome::Outcome;

@@ -1,0 +1,265 @@
+//! Publication: the one way in which an entry becomes visible, and the one in which it goes.
+//!
+//! May call `staging`, `tree`, `sidecar`, `durable`, `lock` and `sys`. Invariant: a name appears at a
+//! key's path only by a rename under that key's exclusive lock, of something that is complete, as
+//! durable as the store promises, and closed to writing.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::durable;
+use crate::error::{Error, IoContext, Result};
+use crate::layout::EntryPath;
+use crate::lock::KeyLock;
+use crate::options::Durability;
+use crate::root::Root;
+use crate::sidecar::Sidecar;
+use crate::staging::{self, StagedDir, StagedFile};
+use crate::sys::{self, Errno, Kind};
+use crate::tree;
+
+/// Completes a staged file: durable as the store promises, and without write permission. After this
+/// nothing but the rename is missing.
+pub(crate) fn seal_file(root: &Root, staged: &StagedFile) -> Result<()> {
+    let at = || root.absolute(staged.path());
+    if root.options.durability != Durability::None {
+        durable::data(staged.file()).writing("make the value durable", at)?;
+    }
+    close_file(root, staged.file()).writing("take the value's write permission", at)
+}
+
+/// Takes the write permission off a file that is complete.
+pub(crate) fn close_file(root: &Root, file: &std::fs::File) -> io::Result<()> {
+    let mode = sys::fstat(file)?.mode;
+    sys::fchmod(file, root.sealed_mode(mode))
+}
+
+/// Publishes a sealed file.
+pub(crate) fn file(lock: &KeyLock, staged: StagedFile) -> Result<()> {
+    let (root, entry) = (lock.root(), lock.entry());
+    rename_file(lock, staged.path())?;
+    staged.into_published();
+    sync_names(root, entry)
+}
+
+/// Gives a staged, sealed file its name. Does not make the name durable.
+pub(crate) fn rename_file(lock: &KeyLock, staged: &Path) -> Result<()> {
+    let (root, entry) = (lock.root(), lock.entry());
+    match root.dir.rename(staged, entry.value()) {
+        Err(err) if sys::is(&err, Errno::ISDIR) => Err(Error::corrupt(
+            root.absolute(entry.value()),
+            "there is a directory where a value should be",
+        )),
+        renamed => {
+            renamed.writing("put the value in place", || root.absolute(entry.value()))?;
+            lock.note_occupied(true);
+            Ok(())
+        }
+    }
+}
+
+/// With full durability, makes the names on the way to an entry durable.
+pub(crate) fn sync_names(root: &Root, entry: &EntryPath) -> Result<()> {
+    if root.options.durability < Durability::Full {
+        return Ok(());
+    }
+    root.sync_directories(entry)
+        .writing("sync the key's directories", || {
+            root.absolute(entry.value())
+        })
+}
+
+/// Takes a value away. `false`: there was none.
+pub(crate) fn remove_file(lock: &KeyLock) -> Result<bool> {
+    let (root, entry) = (lock.root(), lock.entry());
+    let at = || root.absolute(entry.value());
+    match root.dir.unlink(entry.value()) {
+        Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(err) if sys::is(&err, Errno::ISDIR) => {
+            return Err(Error::corrupt(
+                at(),
+                "there is a directory where a value should be",
+            ));
+        }
+        removed => removed.writing("remove the value", at)?,
+    }
+    lock.note_occupied(false);
+    sync_names(root, entry)?;
+    Ok(true)
+}
+
+/// A staged tree that is complete, durable as the store promises, and has its sidecar.
+#[derive(Debug)]
+pub(crate) struct SealedTree {
+    staged: StagedDir,
+    root_mode: u32,
+}
+
+/// Completes a staged tree: counted, its permission bits set, its sidecar written, durable.
+pub(crate) fn seal_tree(
+    root: &Arc<Root>,
+    staged: StagedDir,
+    label: Option<&str>,
+) -> Result<SealedTree> {
+    let at = || root.absolute(staged.path());
+    let contents = tree::finish(root, staged.path()).writing("finish the tree", at)?;
+    let sidecar = Sidecar {
+        dead: false,
+        inode: root
+            .dir
+            .stat(staged.path())
+            .writing("finish the tree", at)?
+            .id
+            .inode(),
+        born: root
+            .dir
+            .born(staged.path())
+            .writing("finish the tree", at)?,
+        files: contents.files.len() as u64,
+        bytes: contents.bytes,
+        label: label.map(str::to_owned),
+    };
+    write_sidecar(root, &staged.sidecar_path(), &sidecar)
+        .writing("write what is known of the tree", at)?;
+    if root.options.durability != Durability::None {
+        tree::sync(root, &contents, &staged.sidecar_path()).writing("make the tree durable", at)?;
+    }
+    Ok(SealedTree {
+        root_mode: contents.root_mode,
+        staged,
+    })
+}
+
+fn write_sidecar(root: &Root, path: &Path, sidecar: &Sidecar) -> io::Result<()> {
+    let file = root.dir.create_new(path, 0o666)?;
+    root.open_to_group(&file)?;
+    sys::write_at_start(&file, sidecar.render(root.options.durability).as_bytes())
+}
+
+/// Publishes a sealed tree, in place of one that may be there, and turns the exclusive lock into a
+/// lease of it.
+///
+/// `None`: it was published, but somebody took it away before it could be leased.
+pub(crate) fn tree(lock: KeyLock, sealed: SealedTree) -> Result<Option<KeyLock>> {
+    let root = Arc::clone(lock.root());
+    let entry = lock.entry().clone();
+    let SealedTree {
+        mut staged,
+        root_mode,
+    } = sealed;
+    let at = || root.absolute(entry.value());
+    // The sidecar comes first, so that a tree of ours is never without.
+    root.dir
+        .rename(staged.sidecar_path(), entry.sidecar())
+        .writing("put what is known of the tree in place", at)?;
+    if let Err(err) = put_in_place(&root, &entry, staged.path()) {
+        if let Ok(None) = root.dir.look(entry.value()) {
+            let _ = root.dir.unlink(entry.sidecar()); // a sweep takes it if this fails
+        }
+        return Err(err).writing("put the tree in place", at);
+    }
+    let closed = root.dir.stat(entry.value()).and_then(|meta| {
+        if meta.mode == root_mode {
+            return Ok(());
+        }
+        root.dir.chmod(entry.value(), root_mode)
+    });
+    closed.writing("take the tree's write permission", at)?;
+    sync_names(&root, &entry)?;
+    // Turning an exclusive lock into a shared one is not atomic in the kernel: somebody else can get
+    // in between and take the tree away. So the lock file is replaced by another one, on which this
+    // process holds a shared lock already: there is no moment in between.
+    match staged.hand_over_lock(&entry.lock()) {
+        Ok((file, id)) => Ok(Some(lock.replaced_by(file, id))),
+        Err(_) => Ok(None),
+    }
+}
+
+/// Renames a staged tree to its key's path; what is there goes to `tmp/`.
+fn put_in_place(root: &Root, entry: &EntryPath, staged: &Path) -> io::Result<()> {
+    let Some(old) = root.dir.look(entry.value())? else {
+        return root.dir.rename(staged, entry.value());
+    };
+    if old.kind != Kind::Dir {
+        return Err(io::ErrorKind::NotADirectory.into());
+    }
+    if old.mode & 0o200 == 0 {
+        let _ = root.dir.chmod(entry.value(), old.mode | 0o200); // the rename says if that failed
+    }
+    match root.dir.exchange(staged, entry.value()) {
+        // The old tree is now the staged one, which is removed when it is dropped.
+        Ok(()) => return Ok(()),
+        Err(err) if cannot_exchange(&err) => {}
+        Err(err) => return Err(err),
+    }
+    // Without exchange there is a moment without a tree. Readers who find a sidecar and no tree
+    // wait for the lock; a kill here loses the value.
+    let dead = take_away(root, entry)?;
+    let renamed = root.dir.rename(staged, entry.value());
+    delete_dead(root, dead);
+    renamed
+}
+
+/// The file system has no exchange, or (a lower layer of an overlay) not for this tree.
+fn cannot_exchange(err: &io::Error) -> bool {
+    [Errno::INVAL, Errno::NOSYS, Errno::OPNOTSUPP, Errno::XDEV]
+        .into_iter()
+        .any(|errno| sys::is(err, errno))
+}
+
+/// Takes a tree from its key's path, and leaves its sidecar. What is returned is still to be
+/// deleted.
+fn take_away(root: &Root, entry: &EntryPath) -> io::Result<Option<PathBuf>> {
+    match staging::set_aside(root, entry.value()) {
+        // A directory of a lower overlay layer cannot be renamed. So that nobody takes what is left
+        // of it for a tree, it is declared dead before the first file goes.
+        Err(err) if sys::is(&err, Errno::XDEV) => {
+            declare_dead(root, entry)?;
+            tree::delete(&root.dir, entry.value())?;
+            Ok(None)
+        }
+        set_aside => set_aside,
+    }
+}
+
+/// Deletes a tree that was taken away. What cannot be deleted now (another user's, perhaps) is out
+/// of the way, and a sweep tries again.
+fn delete_dead(root: &Root, dead: Option<PathBuf>) {
+    if let Some(dead) = dead {
+        let _ = tree::delete(&root.dir, &dead);
+    }
+}
+
+fn declare_dead(root: &Root, entry: &EntryPath) -> io::Result<()> {
+    let meta = root.dir.stat(entry.value())?;
+    let sidecar = Sidecar {
+        dead: true,
+        inode: meta.id.inode(),
+        born: root.dir.born(entry.value())?,
+        ..Sidecar::default()
+    };
+    let (staged, ()) = root.unique(staging::FILE_PREFIX, |path| {
+        write_sidecar(root, path, &sidecar)
+    })?;
+    root.dir.rename(&staged, entry.sidecar())
+}
+
+/// Takes a tree away, gives its lock up, and then deletes it. `false`: there was none.
+pub(crate) fn remove_tree(lock: KeyLock) -> Result<bool> {
+    let root = Arc::clone(lock.root());
+    let entry = lock.entry().clone();
+    let at = || root.absolute(entry.value());
+    let had_tree = root
+        .dir
+        .look(entry.value())
+        .writing("remove the tree", at)?
+        .is_some();
+    let dead = take_away(&root, &entry).writing("remove the tree", at)?;
+    sys::absent_is_none(root.dir.unlink(entry.sidecar()))
+        .writing("remove what is known of the tree", at)?;
+    sync_names(&root, &entry)?;
+    drop(lock);
+    delete_dead(&root, dead);
+    Ok(had_tree)
+}

@@ -1,0 +1,427 @@
+//! The base directory of an open store: found, checked, created or adopted.
+//!
+//! Owns the marker file, the furniture of a store, and the permission bits of what is created. May
+//! call `sys`. Invariant: a directory that is not a store, or not one that this version knows, is
+//! not written to.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, IoContext, Repr, Result};
+use crate::layout::{self, CACHEDIR_TAG, EntryPath, GC_LOCK, MARKER, RESERVED_PREFIX, TMP};
+use crate::marker::{MAX_BYTES, Marker, Share, StoreKind};
+use crate::options::StoreOptions;
+use crate::sys::{self, Dir, FileSystem, Kind, temp};
+
+const CACHEDIR_TAG_TEXT: &str = "Signature: 8a477f597d28d172789f06886806bc55\n\
+    # This file is a cache directory tag created by larder.\n\
+    # For information about cache directory tags see https://bford.info/cachedir/\n";
+
+/// Group read, write and search; and its write bit alone.
+const GROUP_DIR: u32 = 0o2070;
+const GROUP_FILE: u32 = 0o060;
+const WRITE_BITS: u32 = 0o222;
+const GROUP_WRITE: u32 = 0o020;
+
+/// An open store's base directory and how it is used.
+#[derive(Debug)]
+pub(crate) struct Root {
+    pub(crate) dir: Dir,
+    pub(crate) kind: StoreKind,
+    pub(crate) options: StoreOptions,
+    pub(crate) file_system: FileSystem,
+    share: Share,
+    path: PathBuf,
+}
+
+impl Root {
+    pub(crate) fn open(base: &Path, kind: StoreKind, options: &StoreOptions) -> Result<Self> {
+        let path =
+            std::path::absolute(base).reading("find the base directory", || base.to_path_buf())?;
+        let found = match std::fs::metadata(&path) {
+            Ok(meta) if !meta.is_dir() => {
+                return Err(Error::mismatch(&path, "it is not a directory"));
+            }
+            found => sys::absent_is_none(found).reading("open the store", || path.clone())?,
+        };
+        let created_below = match found {
+            Some(_) => path.parent().unwrap_or(&path).to_path_buf(),
+            None if options.create && !options.read_only => sys::make_base(&path, 0o777)
+                .writing("create the store's base directory", || path.clone())?,
+            None => {
+                return Err(io::Error::from(io::ErrorKind::NotFound))
+                    .reading("open the store", || path.clone());
+            }
+        };
+        let dir = Dir::open(&path).reading("open the base directory", || path.clone())?;
+        let file_system = dir
+            .file_system()
+            .reading("ask for the file system", || path.clone())?;
+        let mut root = Root {
+            dir,
+            kind,
+            options: options.clone(),
+            file_system,
+            share: options.share.unwrap_or_default(),
+            path,
+        };
+        match root.read_marker()? {
+            Some(marker) => root.obey(&marker)?,
+            None => {
+                root.check_adoptable()?;
+                if !options.read_only {
+                    let marker = root.settle(&created_below)?;
+                    root.obey(&marker)?;
+                }
+            }
+        }
+        if !options.read_only {
+            root.furnish()?;
+        }
+        Ok(root)
+    }
+
+    /// The base directory, absolute.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A path of the store as people and other programs name it.
+    pub(crate) fn absolute(&self, relative: impl AsRef<Path>) -> PathBuf {
+        self.path.join(relative)
+    }
+
+    pub(crate) fn is_group_shared(&self) -> bool {
+        self.share == Share::Group
+    }
+
+    /// Refuses to write where the store was opened for reading only.
+    pub(crate) fn check_writable(&self, doing: &'static str, entry: &EntryPath) -> Result<()> {
+        self.check_writable_at(doing, || self.absolute(entry.value()))
+    }
+
+    pub(crate) fn check_writable_at(
+        &self,
+        doing: &'static str,
+        path: impl FnOnce() -> PathBuf,
+    ) -> Result<()> {
+        if self.options.read_only {
+            let path = path();
+            return Err(Repr::ReadOnly {
+                doing,
+                path,
+                source: None,
+            }
+            .into());
+        }
+        Ok(())
+    }
+
+    fn read_marker(&self) -> Result<Option<Marker>> {
+        let at = || self.absolute(MARKER);
+        let opened = sys::absent_is_none(self.dir.open_read(MARKER));
+        let Some(file) = opened.reading("open the store's marker", at)? else {
+            return Ok(None);
+        };
+        let meta = sys::fstat(&file).reading("read the store's marker", at)?;
+        if meta.kind != Kind::File || meta.len > MAX_BYTES as u64 {
+            return Err(Error::mismatch(&self.path, "its marker is not a marker"));
+        }
+        let bytes = sys::read_start(&file, MAX_BYTES).reading("read the store's marker", at)?;
+        match Marker::parse(&bytes) {
+            Ok(marker) => Ok(Some(marker)),
+            Err(why) => Err(Error::mismatch(&self.path, why)),
+        }
+    }
+
+    /// Checks that this store is what was asked for, and takes over what it says of itself.
+    fn obey(&mut self, marker: &Marker) -> Result<()> {
+        let refuse = |why: String| Err(Error::mismatch(&self.path, why));
+        if let Some(feature) = marker.unknown_incompatible() {
+            return refuse(format!(
+                "it uses the feature {feature:?}, which this version does not know; use a newer one"
+            ));
+        }
+        if marker.kind != self.kind {
+            return refuse(format!("it is {}, not {}", marker.kind, self.kind));
+        }
+        if let Some(feature) = marker.unknown_read_only() {
+            if !self.options.read_only {
+                return refuse(format!(
+                    "it uses the feature {feature:?}, which this version does not know; it can only \
+                     be opened read-only"
+                ));
+            }
+        }
+        if self
+            .options
+            .share
+            .is_some_and(|share| share != marker.share)
+        {
+            return refuse("it was created with another share; open it without saying one".into());
+        }
+        self.share = marker.share;
+        Ok(())
+    }
+
+    /// An unmarked directory may only become a store if nothing speaks against it.
+    fn check_adoptable(&self) -> Result<()> {
+        let names = self
+            .dir
+            .list(".")
+            .reading("list the base directory", || self.path.clone())?;
+        for found in &names {
+            let name = found.name.as_bytes();
+            if found.name == CACHEDIR_TAG || name.starts_with(RESERVED_PREFIX.as_bytes()) {
+                return Err(Error::mismatch(
+                    &self.path,
+                    format!(
+                        "it has {:?} but no marker, so it may be a store whose marker was lost; \
+                         remove it, or remove that name and say adopt(true)",
+                        found.name.display()
+                    ),
+                ));
+            }
+        }
+        if self.options.adopt {
+            return Ok(());
+        }
+        for found in &names {
+            let is_dir = || {
+                let kind = match found.kind {
+                    Some(kind) => Some(kind),
+                    None => self.dir.stat(&found.name).ok().map(|meta| meta.kind),
+                };
+                kind == Some(Kind::Dir)
+            };
+            if !layout::is_adoptable(&found.name) || !is_dir() {
+                return Err(Error::mismatch(
+                    &self.path,
+                    format!(
+                        "it is not empty and has no marker, and {:?} is not from a store; give an \
+                         empty or a new directory, or say adopt(true) if all of it is yours to use",
+                        found.name.display()
+                    ),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the directory a store: the marker appears whole, and durably, before anything else.
+    fn settle(&self, created_below: &Path) -> Result<Marker> {
+        let at = || self.absolute(MARKER);
+        let marker = Marker::new(self.kind, self.share);
+        self.make_own_dir(Path::new("."))?;
+        self.make_own_dir(Path::new(TMP))?;
+        let text = marker.render();
+        let (staged, ()) = self
+            .unique("m-", |path| {
+                let file = self.dir.create_new(path, 0o666)?;
+                let written = self
+                    .open_to_group(&file)
+                    .and_then(|()| sys::write_at_start(&file, text.as_bytes()))
+                    .and_then(|()| sys::sync_all(&file));
+                if written.is_err() {
+                    let _ = self.dir.unlink(path); // the first error is the one to tell
+                }
+                written
+            })
+            .writing("write the store's marker", at)?;
+        let linked = self.dir.link(&staged, MARKER);
+        let unlinked = self.dir.unlink(&staged);
+        match linked {
+            // Another process was faster, and may even have swept `tmp/` since; what it wrote holds.
+            Err(err)
+                if matches!(
+                    err.kind(),
+                    io::ErrorKind::AlreadyExists | io::ErrorKind::NotFound
+                ) =>
+            {
+                return self
+                    .read_marker()?
+                    .ok_or_else(|| Error::mismatch(&self.path, "its marker comes and goes"));
+            }
+            linked => linked.writing("put the store's marker in place", at)?,
+        }
+        // A sweep may have taken the staged name away.
+        sys::absent_is_none(unlinked).writing("put the store's marker in place", at)?;
+        self.dir.sync().writing("sync the base directory", at)?;
+        let mut above = self.path.parent();
+        while let Some(parent) = above {
+            // Who may create a directory may not always open the one it is in.
+            match Dir::open(parent).and_then(|dir| dir.sync()) {
+                Err(err) if err.kind() == io::ErrorKind::PermissionDenied => {}
+                synced => synced.writing("sync the base directory", || parent.to_path_buf())?,
+            }
+            above = parent.parent().filter(|_| parent != created_below);
+        }
+        Ok(marker)
+    }
+
+    /// What every store has besides its marker. Where it cannot be made the store still serves hits.
+    fn furnish(&self) -> Result<()> {
+        let made = self.make_own_dir(Path::new(TMP)).and_then(|()| {
+            // The lock is made last, so that where it is, the tag was made.
+            let missing = self.dir.look(GC_LOCK);
+            if missing
+                .writing("look for", || self.absolute(GC_LOCK))?
+                .is_none()
+            {
+                self.make_own_file(CACHEDIR_TAG, CACHEDIR_TAG_TEXT)?;
+                self.make_own_file(GC_LOCK, "")?;
+            }
+            Ok(())
+        });
+        match made {
+            Err(err) if err.kind() == crate::ErrorKind::ReadOnly => Ok(()),
+            made => made,
+        }
+    }
+
+    fn make_own_file(&self, name: &str, text: &str) -> Result<()> {
+        let made = self.dir.create_new(name, 0o666).and_then(|file| {
+            self.open_to_group(&file)?;
+            sys::write_at_start(&file, text.as_bytes())
+        });
+        match made {
+            Err(err) if err.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            made => made.writing("create a file of the store", || self.absolute(name)),
+        }
+    }
+
+    fn make_own_dir(&self, path: &Path) -> Result<()> {
+        let at = || self.absolute(path);
+        if path != Path::new(".") {
+            match self.dir.mkdir(path, 0o777) {
+                Err(err) if err.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+                made => made.writing("create a directory of the store", at)?,
+            }
+        }
+        self.open_dir_to_group(path)
+            .writing("give the group access", at)
+    }
+
+    /// `create` gets a name in `tmp/` that nothing else has.
+    pub(crate) fn unique<T>(
+        &self,
+        prefix: &str,
+        create: impl FnMut(&Path) -> io::Result<T>,
+    ) -> io::Result<(PathBuf, T)> {
+        temp::unique(&self.path, TMP, prefix, create)
+    }
+
+    /// In a shared store, lets the group read and write a file just created.
+    pub(crate) fn open_to_group(&self, file: &File) -> io::Result<()> {
+        if self.is_group_shared() {
+            let mode = sys::fstat(file)?.mode;
+            if mode & GROUP_FILE != GROUP_FILE {
+                sys::fchmod(file, mode | GROUP_FILE)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// In a shared store, lets the group use a directory just created, and pass its group on.
+    pub(crate) fn open_dir_to_group(&self, path: &Path) -> io::Result<()> {
+        if self.is_group_shared() {
+            let mode = self.dir.stat(path)?.mode;
+            if mode & GROUP_DIR != GROUP_DIR {
+                self.dir.chmod(path, mode | GROUP_DIR)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The permission bits of a published file that had these while it was written.
+    pub(crate) fn sealed_mode(&self, mode: u32) -> u32 {
+        if self.is_group_shared() {
+            (mode | GROUP_FILE) & !(WRITE_BITS & !GROUP_WRITE)
+        } else {
+            mode & !WRITE_BITS
+        }
+    }
+
+    /// Makes the directories above an entry. Another process may take away what is empty at any
+    /// time, so that the caller, who is about to put something there, tries again on `ENOENT`.
+    pub(crate) fn make_directories(&self, entry: &EntryPath) -> io::Result<()> {
+        let mut missing = Vec::new();
+        for path in entry.directories() {
+            match self.make_directory(path) {
+                Ok(()) => break,
+                Err(err) if err.kind() == io::ErrorKind::NotFound => missing.push(path),
+                Err(err) => return Err(err),
+            }
+        }
+        if missing.len() == entry.directories().count() && self.base_is_gone()? {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        for path in missing.into_iter().rev() {
+            match self.make_directory(path) {
+                Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(()),
+                made => made?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether somebody removed the whole store under us.
+    fn base_is_gone(&self) -> io::Result<bool> {
+        Ok(self.dir.stat(".")?.links == 0)
+    }
+
+    fn make_directory(&self, path: &Path) -> io::Result<()> {
+        if !self.is_group_shared() {
+            return match self.dir.mkdir(path, 0o777) {
+                Err(err) if err.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+                made => made,
+            };
+        }
+        // Another user must never meet it with the permission bits of this user's umask, so it is
+        // made ready in `tmp/`. The rename replaces a directory that is there only if it is empty.
+        if self.dir.look(path)?.is_some() {
+            return Ok(());
+        }
+        let (staged, ()) = self.unique("d-", |staged| {
+            self.dir.mkdir(staged, 0o777)?;
+            self.open_dir_to_group(staged)
+        })?;
+        let renamed = self.dir.rename(&staged, path);
+        if renamed.is_err() {
+            let _ = self.dir.rmdir(&staged); // a sweep takes it if this fails
+        }
+        match renamed {
+            Err(err)
+                if err.kind() == io::ErrorKind::AlreadyExists
+                    || err.kind() == io::ErrorKind::DirectoryNotEmpty =>
+            {
+                Ok(())
+            }
+            renamed => renamed,
+        }
+    }
+
+    /// Removes the directories above an entry, as far up as they are empty.
+    pub(crate) fn prune_directories(&self, entry: &EntryPath) {
+        for path in entry.directories() {
+            // Not empty, or gone already, or not ours to remove: all of them end it.
+            if self.dir.rmdir(path).is_err() {
+                break;
+            }
+        }
+    }
+
+    /// Makes the names on the way to an entry durable, as far down as they exist.
+    pub(crate) fn sync_directories(&self, entry: &EntryPath) -> io::Result<()> {
+        for path in entry.directories() {
+            match self.dir.open_dir(path) {
+                Ok(dir) => dir.sync()?,
+                Err(err) if err.kind() == io::ErrorKind::NotFound => {}
+                Err(err) => return Err(err),
+            }
+        }
+        self.dir.sync()
+    }
+}

@@ -1,0 +1,95 @@
+//! The fault seam: every call that `sys` makes passes here first.
+//!
+//! With the feature `__fault` a test can have the process killed before its n-th call, or have
+//! that call fail. Without it, all of this compiles to nothing.
+
+#[cfg(not(feature = "__fault"))]
+#[inline(always)]
+pub(super) fn before(_call: &'static str) -> std::io::Result<()> {
+    Ok(())
+}
+
+#[cfg(feature = "__fault")]
+pub(super) use armed::before;
+#[cfg(feature = "__fault")]
+pub use armed::{Fault, arm, calls, disarm};
+
+#[cfg(feature = "__fault")]
+mod armed {
+    use std::io;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::{Mutex, PoisonError};
+
+    /// What happens to a call.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Fault {
+        /// The process dies by SIGKILL before the call.
+        Kill,
+        /// The call is not made and fails with this error number.
+        Fail(i32),
+    }
+
+    struct Seam {
+        calls: Vec<&'static str>,
+        planned: Option<(usize, Fault)>,
+    }
+
+    static ARMED: AtomicBool = AtomicBool::new(false);
+    static SEAM: Mutex<Seam> = Mutex::new(Seam {
+        calls: Vec::new(),
+        planned: None,
+    });
+
+    /// From now on counts calls; the one of this number, counted from 0, meets the fault, once.
+    pub fn arm(planned: Option<(usize, Fault)>) {
+        let mut seam = SEAM.lock().unwrap_or_else(PoisonError::into_inner);
+        seam.calls.clear();
+        seam.planned = planned;
+        ARMED.store(true, Ordering::SeqCst);
+    }
+
+    /// Ends the counting; returns the names of the calls that were made since `arm`.
+    pub fn disarm() -> Vec<&'static str> {
+        ARMED.store(false, Ordering::SeqCst);
+        let mut seam = SEAM.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut seam.calls)
+    }
+
+    /// How many calls were made since `arm`.
+    pub fn calls() -> usize {
+        let seam = SEAM.lock().unwrap_or_else(PoisonError::into_inner);
+        seam.calls.len()
+    }
+
+    #[inline]
+    pub(crate) fn before(call: &'static str) -> io::Result<()> {
+        if ARMED.load(Ordering::Relaxed) {
+            count(call)
+        } else {
+            Ok(())
+        }
+    }
+
+    #[cold]
+    fn count(call: &'static str) -> io::Result<()> {
+        let mut seam = SEAM.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = seam.calls.len();
+        seam.calls.push(call);
+        match seam.planned {
+            Some((planned, fault)) if planned == number => match fault {
+                Fault::Fail(errno) => Err(io::Error::from_raw_os_error(errno)),
+                Fault::Kill => {
+                    let _ = rustix::process::kill_process(
+                        rustix::process::getpid(),
+                        rustix::process::Signal::KILL,
+                    );
+                    // SIGKILL cannot be caught, so this line is never reached for long.
+                    loop {
+                        std::thread::park();
+                    }
+                }
+            },
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! Who this process is, so that another can tell whether it still lives.
+
+use std::sync::OnceLock;
+
+/// Which boot of which machine, and which pid namespace, a pid belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Host {
+    pub(crate) name: String,
+    pub(crate) boot_id: Option<String>,
+    pub(crate) pid_namespace: Option<String>,
+}
+
+/// This machine and this process's pid namespace. Asked for once: a process keeps both.
+pub(crate) fn this() -> &'static Host {
+    static HOST: OnceLock<Host> = OnceLock::new();
+    HOST.get_or_init(|| Host {
+        name: rustix::system::uname()
+            .nodename()
+            .to_string_lossy()
+            .into_owned(),
+        boot_id: read("/proc/sys/kernel/random/boot_id"),
+        pid_namespace: std::fs::read_link("/proc/self/ns/pid")
+            .ok()
+            .map(|link| link.to_string_lossy().into_owned()),
+    })
+}
+
+/// This process's id. A call each time, because it changes across `fork`.
+pub(crate) fn pid() -> u32 {
+    rustix::process::getpid()
+        .as_raw_nonzero()
+        .get()
+        .unsigned_abs()
+}
+
+/// When a process was started, in clock ticks since boot; with its pid that names one process of
+/// a boot for good. `None` if there is no such process, or no way to know.
+pub(crate) fn start_of(pid: u32) -> Option<u64> {
+    let stat = read(&format!("/proc/{pid}/stat"))?;
+    // The second field is the program's name in parentheses and may hold anything, spaces and
+    // parentheses too. The start is the 22nd, so the 20th after it.
+    stat.rsplit_once(')')?
+        .1
+        .split_whitespace()
+        .nth(19)?
+        .parse()
+        .ok()
+}
+
+fn read(path: &str) -> Option<String> {
+    let text = std::fs::read_to_string(path).ok()?;
+    Some(text.trim().to_owned())
+}

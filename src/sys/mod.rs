@@ -1,0 +1,530 @@
+//! The operating system: the only caller of open, rename, link, unlink, sync, chmod and utime.
+//!
+//! [`Dir`] is a directory held by a descriptor; paths given to it are relative to it. Every call
+//! retries `EINTR`, and passes the fault seam first. Errors leave as `io::Error`: what was being
+//! done, and to which key, is known by who called. Invariant: nothing here decides anything.
+
+#![allow(clippy::disallowed_methods)] // this is where those methods are allowed
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps};
+
+pub(crate) mod fault;
+pub(crate) mod flock;
+pub(crate) mod host;
+pub(crate) mod inherit;
+pub(crate) mod temp;
+
+/// Runs one system call: past the seam, and again when a signal interrupts it.
+fn retried<T, E: Into<io::Error>>(
+    call: &'static str,
+    mut run: impl FnMut() -> Result<T, E>,
+) -> io::Result<T> {
+    loop {
+        match fault::before(call).and_then(|()| run().map_err(Into::into)) {
+            Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
+
+/// Which file this is, whatever its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct FileId {
+    dev: u64,
+    ino: u64,
+}
+
+/// What kind of thing a path names. Symbolic links are never followed here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    File,
+    Dir,
+    Link,
+    Other,
+}
+
+impl FileId {
+    pub(crate) fn inode(self) -> u64 {
+        self.ino
+    }
+}
+
+impl Kind {
+    fn of(mode: rustix::fs::RawMode) -> Self {
+        match rustix::fs::FileType::from_raw_mode(mode) {
+            rustix::fs::FileType::RegularFile => Kind::File,
+            rustix::fs::FileType::Directory => Kind::Dir,
+            rustix::fs::FileType::Symlink => Kind::Link,
+            _ => Kind::Other,
+        }
+    }
+}
+
+/// What `stat` tells.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Meta {
+    pub(crate) id: FileId,
+    pub(crate) kind: Kind,
+    pub(crate) len: u64,
+    /// Bytes allocated on disk, which is not the length.
+    pub(crate) allocated: u64,
+    /// The permission bits with setuid, setgid and sticky.
+    pub(crate) mode: u32,
+    pub(crate) links: u64,
+    pub(crate) accessed: SystemTime,
+    pub(crate) modified: SystemTime,
+}
+
+impl Meta {
+    // The types of these fields differ between platforms.
+    #[allow(clippy::unnecessary_cast, clippy::cast_sign_loss)]
+    fn of(stat: &Stat) -> Self {
+        Meta {
+            id: FileId {
+                dev: stat.st_dev as u64,
+                ino: stat.st_ino as u64,
+            },
+            kind: Kind::of(stat.st_mode),
+            len: stat.st_size as u64,
+            allocated: stat.st_blocks as u64 * 512,
+            mode: stat.st_mode as u32 & 0o7777,
+            links: stat.st_nlink as u64,
+            accessed: time(stat.st_atime as i64, stat.st_atime_nsec as i64),
+            modified: time(stat.st_mtime as i64, stat.st_mtime_nsec as i64),
+        }
+    }
+}
+
+fn time(seconds: i64, nanos: i64) -> SystemTime {
+    let whole = Duration::from_secs(seconds.unsigned_abs());
+    let base = if seconds < 0 {
+        UNIX_EPOCH.checked_sub(whole)
+    } else {
+        UNIX_EPOCH.checked_add(whole)
+    };
+    let nanos = Duration::from_nanos(u64::try_from(nanos).unwrap_or(0));
+    base.and_then(|t| t.checked_add(nanos))
+        .unwrap_or(UNIX_EPOCH)
+}
+
+/// Facts of the file system that the stores treat differently.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct FileSystem {
+    /// Setting a time would copy a whole file of the lower layer up.
+    pub(crate) overlay: bool,
+    /// Attributes are cached, so that a path is looked up by opening it.
+    pub(crate) network: bool,
+}
+
+/// One of the two times of a file that the stores set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stamp {
+    Accessed,
+    Modified,
+}
+
+impl Stamp {
+    fn now(self) -> Timestamps {
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: rustix::fs::UTIME_NOW as _,
+        };
+        let omit = Timespec {
+            tv_sec: 0,
+            tv_nsec: rustix::fs::UTIME_OMIT as _,
+        };
+        match self {
+            Stamp::Accessed => Timestamps {
+                last_access: now,
+                last_modification: omit,
+            },
+            Stamp::Modified => Timestamps {
+                last_access: omit,
+                last_modification: now,
+            },
+        }
+    }
+}
+
+/// A name found in a directory.
+#[derive(Clone, Debug)]
+pub(crate) struct Found {
+    pub(crate) name: OsString,
+    /// Where the file system tells it with the name.
+    pub(crate) kind: Option<Kind>,
+}
+
+/// A directory, held by a descriptor. What its methods take is relative to it.
+#[derive(Debug)]
+pub(crate) struct Dir {
+    fd: OwnedFd,
+}
+
+impl Dir {
+    /// Opens a directory by its path; a symbolic link to one is followed.
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = retried("open-base", || {
+            rustix::fs::openat(rustix::fs::CWD, path, flags, Mode::empty())
+        })?;
+        Ok(Dir { fd })
+    }
+
+    /// Opens a directory below this one.
+    pub(crate) fn open_dir(&self, path: impl AsRef<Path>) -> io::Result<Self> {
+        let fd = self.open_with(
+            "open-dir",
+            path.as_ref(),
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW,
+            0,
+        )?;
+        Ok(Dir { fd })
+    }
+
+    fn open_with(
+        &self,
+        call: &'static str,
+        path: &Path,
+        flags: OFlags,
+        mode: u32,
+    ) -> io::Result<OwnedFd> {
+        retried(call, || {
+            rustix::fs::openat(&self.fd, path, flags | OFlags::CLOEXEC, mode_bits(mode))
+        })
+    }
+
+    /// Opens what should be a regular file for reading. A symbolic link is `ELOOP`; a FIFO opens
+    /// at once, so the caller looks at what it got.
+    pub(crate) fn open_read(&self, path: impl AsRef<Path>) -> io::Result<File> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        Ok(self.open_with("open-read", path.as_ref(), flags, 0)?.into())
+    }
+
+    /// Opens an existing file for reading and writing.
+    pub(crate) fn open_write(&self, path: impl AsRef<Path>) -> io::Result<File> {
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        Ok(self
+            .open_with("open-write", path.as_ref(), flags, 0)?
+            .into())
+    }
+
+    /// Opens a file for reading and writing, and creates it if there is none.
+    pub(crate) fn open_or_create(&self, path: impl AsRef<Path>, mode: u32) -> io::Result<File> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        Ok(self
+            .open_with("open-create", path.as_ref(), flags, mode)?
+            .into())
+    }
+
+    /// Creates a file that was not there, open for reading and writing.
+    pub(crate) fn create_new(&self, path: impl AsRef<Path>, mode: u32) -> io::Result<File> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
+        Ok(self.open_with("create", path.as_ref(), flags, mode)?.into())
+    }
+
+    pub(crate) fn mkdir(&self, path: impl AsRef<Path>, mode: u32) -> io::Result<()> {
+        retried("mkdir", || {
+            rustix::fs::mkdirat(&self.fd, path.as_ref(), mode_bits(mode))
+        })
+    }
+
+    pub(crate) fn unlink(&self, path: impl AsRef<Path>) -> io::Result<()> {
+        retried("unlink", || {
+            rustix::fs::unlinkat(&self.fd, path.as_ref(), AtFlags::empty())
+        })
+    }
+
+    pub(crate) fn rmdir(&self, path: impl AsRef<Path>) -> io::Result<()> {
+        retried("rmdir", || {
+            rustix::fs::unlinkat(&self.fd, path.as_ref(), AtFlags::REMOVEDIR)
+        })
+    }
+
+    pub(crate) fn rename(&self, from: impl AsRef<Path>, to: impl AsRef<Path>) -> io::Result<()> {
+        retried("rename", || {
+            rustix::fs::renameat(&self.fd, from.as_ref(), &self.fd, to.as_ref())
+        })
+    }
+
+    /// Swaps two names in one step. `EINVAL` or `ENOSYS` where the file system cannot.
+    pub(crate) fn exchange(&self, a: impl AsRef<Path>, b: impl AsRef<Path>) -> io::Result<()> {
+        retried("exchange", || {
+            rustix::fs::renameat_with(
+                &self.fd,
+                a.as_ref(),
+                &self.fd,
+                b.as_ref(),
+                RenameFlags::EXCHANGE,
+            )
+        })
+    }
+
+    /// Gives a file a second name; fails if that name is taken.
+    pub(crate) fn link(&self, from: impl AsRef<Path>, to: impl AsRef<Path>) -> io::Result<()> {
+        retried("link", || {
+            rustix::fs::linkat(
+                &self.fd,
+                from.as_ref(),
+                &self.fd,
+                to.as_ref(),
+                AtFlags::empty(),
+            )
+        })
+    }
+
+    /// Looks a path up, without following a symbolic link at its end.
+    pub(crate) fn stat(&self, path: impl AsRef<Path>) -> io::Result<Meta> {
+        retried("stat", || {
+            rustix::fs::statat(&self.fd, path.as_ref(), AtFlags::SYMLINK_NOFOLLOW)
+        })
+        .map(|stat| Meta::of(&stat))
+    }
+
+    /// What is at a path, or `None` if nothing is.
+    pub(crate) fn look(&self, path: impl AsRef<Path>) -> io::Result<Option<Meta>> {
+        absent_is_none(self.stat(path))
+    }
+
+    /// When the file was created, where the file system keeps that.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn born(&self, path: impl AsRef<Path>) -> io::Result<Option<(i64, u32)>> {
+        use rustix::fs::StatxFlags;
+        let stat = retried("statx", || {
+            rustix::fs::statx(
+                &self.fd,
+                path.as_ref(),
+                AtFlags::SYMLINK_NOFOLLOW,
+                StatxFlags::BTIME,
+            )
+        })?;
+        let known = stat.stx_mask & StatxFlags::BTIME.bits() != 0;
+        Ok(known.then_some((stat.stx_btime.tv_sec, stat.stx_btime.tv_nsec)))
+    }
+
+    /// When the file was created, where the file system keeps that.
+    #[cfg(not(target_os = "linux"))]
+    pub(crate) fn born(&self, _path: impl AsRef<Path>) -> io::Result<Option<(i64, u32)>> {
+        Ok(None)
+    }
+
+    /// Sets the permission bits of something that is no symbolic link.
+    pub(crate) fn chmod(&self, path: impl AsRef<Path>, mode: u32) -> io::Result<()> {
+        retried("chmod", || {
+            rustix::fs::chmodat(&self.fd, path.as_ref(), mode_bits(mode), AtFlags::empty())
+        })
+    }
+
+    /// Sets one time of a file to now, and leaves the other.
+    pub(crate) fn stamp(&self, path: impl AsRef<Path>, stamp: Stamp) -> io::Result<()> {
+        retried("utime", || {
+            rustix::fs::utimensat(
+                &self.fd,
+                path.as_ref(),
+                &stamp.now(),
+                AtFlags::SYMLINK_NOFOLLOW,
+            )
+        })
+    }
+
+    /// All names in a directory below this one, or (`.`) in this one.
+    pub(crate) fn list(&self, path: impl AsRef<Path>) -> io::Result<Vec<Found>> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+        let fd = self.open_with("open-list", path.as_ref(), flags, 0)?;
+        let mut names = Vec::new();
+        for entry in rustix::fs::Dir::new(fd)? {
+            let entry = entry?;
+            let name = entry.file_name().to_bytes();
+            if name != b"." && name != b".." {
+                names.push(Found {
+                    name: OsStr::from_bytes(name).to_owned(),
+                    kind: match entry.file_type() {
+                        rustix::fs::FileType::Unknown => None,
+                        kind => Some(Kind::of(kind.as_raw_mode())),
+                    },
+                });
+            }
+        }
+        Ok(names)
+    }
+
+    /// Makes the names in this directory durable.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        retried("fsync-dir", || rustix::fs::fsync(&self.fd))
+    }
+
+    /// Makes everything that is dirty on this file system durable, whoever wrote it.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn sync_file_system(&self) -> io::Result<()> {
+        retried("syncfs", || rustix::fs::syncfs(&self.fd))
+    }
+
+    /// What kind of file system this is on.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn file_system(&self) -> io::Result<FileSystem> {
+        const OVERLAY: u32 = 0x794c_7630;
+        // NFS, SMB (twice), CIFS, AFS, Ceph, 9P, Lustre, GPFS, FUSE (sshfs and its like).
+        const NETWORK: [u32; 10] = [
+            0x6969,
+            0x517b,
+            0xfe53_4d42,
+            0xff53_4d42,
+            0x5346_414f,
+            0x00c3_6400,
+            0x0102_1997,
+            0x0bd0_0bd0,
+            0x4750_4653,
+            0x6573_5546,
+        ];
+        let stat = retried("fstatfs", || rustix::fs::fstatfs(&self.fd))?;
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        let magic = stat.f_type as u32;
+        Ok(FileSystem {
+            overlay: magic == OVERLAY,
+            network: NETWORK.contains(&magic),
+        })
+    }
+
+    /// What kind of file system this is on.
+    #[cfg(not(target_os = "linux"))]
+    pub(crate) fn file_system(&self) -> io::Result<FileSystem> {
+        Ok(FileSystem::default())
+    }
+}
+
+/// What an open file is.
+pub(crate) fn fstat(file: &File) -> io::Result<Meta> {
+    retried("fstat", || rustix::fs::fstat(file)).map(|stat| Meta::of(&stat))
+}
+
+pub(crate) fn fchmod(file: &File, mode: u32) -> io::Result<()> {
+    retried("fchmod", || rustix::fs::fchmod(file, mode_bits(mode)))
+}
+
+/// Sets one time of an open file to now, and leaves the other.
+pub(crate) fn fstamp(file: &File, stamp: Stamp) -> io::Result<()> {
+    retried("futime", || rustix::fs::futimens(file, &stamp.now()))
+}
+
+/// Makes a file's bytes, and what is needed to read them, durable.
+pub(crate) fn sync_data(file: &File) -> io::Result<()> {
+    retried("fdatasync", || file.sync_data())
+}
+
+/// Makes a file's bytes and all its attributes durable.
+pub(crate) fn sync_all(file: &File) -> io::Result<()> {
+    retried("fsync", || file.sync_all())
+}
+
+pub(crate) fn truncate(file: &File, len: u64) -> io::Result<()> {
+    retried("ftruncate", || file.set_len(len))
+}
+
+/// Writes at the file's position; may write less than asked.
+pub(crate) fn write(mut file: &File, bytes: &[u8]) -> io::Result<usize> {
+    retried("write", || io::Write::write(&mut file, bytes))
+}
+
+/// Writes all of it at the start of the file.
+pub(crate) fn write_at_start(file: &File, bytes: &[u8]) -> io::Result<()> {
+    use std::os::unix::fs::FileExt;
+    retried("pwrite", || file.write_all_at(bytes, 0))
+}
+
+/// Reads at most `limit` bytes from the start of the file.
+pub(crate) fn read_start(file: &File, limit: usize) -> io::Result<Vec<u8>> {
+    use std::os::unix::fs::FileExt;
+    let mut bytes = vec![0; limit];
+    let mut filled = 0;
+    while filled < limit {
+        match retried("pread", || {
+            file.read_at(&mut bytes[filled..], filled as u64)
+        })? {
+            0 => break,
+            more => filled += more,
+        }
+    }
+    bytes.truncate(filled);
+    Ok(bytes)
+}
+
+/// Reads the next `len` bytes of the file onto the end of `into`; fewer only at the end of the file.
+pub(crate) fn read_more(file: &File, len: u64, into: &mut Vec<u8>) -> io::Result<u64> {
+    let room = usize::try_from(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
+    into.try_reserve_exact(room)
+        .map_err(|_| io::ErrorKind::OutOfMemory)?;
+    let mut read = 0;
+    while read < len {
+        // `spare_capacity` may offer more room than was reserved, so a file that has grown could
+        // give more than `len`; that is cut off.
+        let got = retried("read", || {
+            rustix::io::read(file, rustix::buffer::spare_capacity(into))
+        })? as u64;
+        if got == 0 {
+            break;
+        }
+        read += got;
+        if read > len {
+            let surplus = usize::try_from(read - len).unwrap_or(0);
+            into.truncate(into.len() - surplus);
+            read = len;
+        }
+    }
+    Ok(read)
+}
+
+/// `Ok(None)` where nothing is at the path.
+pub(crate) fn absent_is_none<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(found) => Ok(Some(found)),
+        Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(err) => Err(err),
+    }
+}
+
+/// Whether an error is this one of the system's.
+pub(crate) fn is(err: &io::Error, errno: rustix::io::Errno) -> bool {
+    err.raw_os_error() == Some(errno.raw_os_error())
+}
+
+pub(crate) use rustix::io::Errno;
+
+/// Makes a directory and those above it that are missing, by absolute path. Returns the deepest
+/// directory that was there before.
+pub(crate) fn make_base(path: &Path, mode: u32) -> io::Result<PathBuf> {
+    let mut missing = Vec::new();
+    let mut there = path;
+    loop {
+        match std::fs::metadata(there) {
+            Ok(_) => break,
+            Err(err) if err.kind() == io::ErrorKind::NotFound => missing.push(there),
+            Err(err) => return Err(err),
+        }
+        match there.parent() {
+            Some(parent) => there = parent,
+            None => break,
+        }
+    }
+    for dir in missing.iter().rev() {
+        let made = retried("mkdir-base", || {
+            rustix::fs::mkdirat(rustix::fs::CWD, *dir, mode_bits(mode))
+        });
+        match made {
+            Err(err) if err.kind() == io::ErrorKind::AlreadyExists => {}
+            made => made?,
+        }
+    }
+    Ok(there.to_path_buf())
+}
+
+#[allow(clippy::cast_possible_truncation)]
+fn mode_bits(mode: u32) -> Mode {
+    Mode::from_raw_mode(mode as rustix::fs::RawMode)
+}
