@@ -286,7 +286,7 @@ mod tests {
         assert_eq!("hello".key(), expected);
         let empty = PathBuf::from("4/7/D/EQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU");
         assert_eq!(Vec::new().key(), empty);
-        assert!(expected.starts_with("L/P/J"), "{expected:?} {hello:?}");
+        assert!(expected.starts_with("L/P/J"));
     }
 
     #[test]

@@ -180,7 +180,7 @@ impl Root {
                     format!(
                         "it has {:?} but no marker, so it may be a store whose marker was lost; \
                          remove it, or remove that name and say adopt(true)",
-                        found.name.display()
+                        found.name.to_string_lossy()
                     ),
                 ));
             }
@@ -202,7 +202,7 @@ impl Root {
                     format!(
                         "it is not empty and has no marker, and {:?} is not from a store; give an \
                          empty or a new directory, or say adopt(true) if all of it is yours to use",
-                        found.name.display()
+                        found.name.to_string_lossy()
                     ),
                 ));
             }
