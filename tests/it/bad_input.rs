@@ -1,0 +1,1 @@
+//! Bad input gets an error that says so, and nothing else happens.

@@ -1,0 +1,138 @@
+//! What each call does, in one process.
+
+use std::io::{Read, Seek, SeekFrom, Write};
+
+use larder::{ErrorKind, KVDirStore, KVFileStore, Outcome};
+
+use crate::support::{empty_store, listing, tempdir};
+
+fn text(bytes: &[u8]) -> impl FnOnce(&mut larder::ValueWriter) -> anyhow::Result<()> + '_ {
+    move |w| Ok(w.write_all(bytes)?)
+}
+
+#[test]
+fn a_value_comes_back_until_it_is_removed() {
+    let dir = tempdir();
+    let store = KVFileStore::new(dir.path()).unwrap();
+    assert!(store.get("key").unwrap().is_none());
+    assert!(!store.contains("key").unwrap());
+    let value = store.get_or_set("key", text(b"one")).unwrap();
+    assert_eq!((value.len(), value.outcome()), (3, Outcome::Computed));
+    let value = store.get_or_set("key", |_| panic!("it is there")).unwrap();
+    assert_eq!(value.outcome(), Outcome::Hit);
+    assert_eq!(store.read("key").unwrap().unwrap(), b"one");
+    assert!(store.contains("key").unwrap());
+    store.set("key", text(b"two!")).unwrap();
+    let mut buffer = b"what was there before".to_vec();
+    assert_eq!(store.read_into("key", &mut buffer).unwrap(), Some(4));
+    assert_eq!(buffer, b"two!");
+    assert!(store.remove("key").unwrap());
+    assert!(!store.remove("key").unwrap());
+    assert_eq!(store.read_into("key", &mut buffer).unwrap(), None);
+    assert!(buffer.is_empty());
+    assert_eq!(listing(dir.path()), empty_store());
+}
+
+#[test]
+fn a_reader_keeps_what_it_opened() {
+    let dir = tempdir();
+    let store = KVFileStore::new(dir.path()).unwrap();
+    let mut old = store.set("key", text(b"old")).unwrap();
+    store.set("key", text(b"new")).unwrap();
+    store.remove("key").unwrap();
+    let mut read = String::new();
+    old.read_to_string(&mut read).unwrap();
+    assert_eq!(read, "old");
+    old.seek(SeekFrom::Start(1)).unwrap();
+    read.clear();
+    old.read_to_string(&mut read).unwrap();
+    assert_eq!(read, "ld");
+}
+
+#[test]
+fn a_locked_key_is_read_written_and_removed() {
+    let dir = tempdir();
+    let store = KVFileStore::new(dir.path()).unwrap();
+    assert!(store.lock_if_exists("key").unwrap().is_none());
+    assert_eq!(listing(dir.path()), empty_store());
+    let lock = store.lock("key").unwrap();
+    assert!(lock.reader().unwrap().is_none());
+    assert!(store.try_lock("key").unwrap().is_none());
+    let mut write = lock.begin().unwrap();
+    write.write_all(b"Hallo").unwrap();
+    write.seek(SeekFrom::Start(1)).unwrap();
+    write.write_all(b"e").unwrap();
+    assert_eq!(write.position(), 2);
+    drop(lock.begin().unwrap()); // dropped, nothing happened
+    let mut read = write.commit().unwrap();
+    let mut hello = String::new();
+    read.read_to_string(&mut hello).unwrap();
+    assert_eq!(hello, "Hello");
+    let mut value = read.detach_unlocked();
+    assert!(lock.remove().unwrap());
+    value.rewind().unwrap();
+    hello.clear();
+    value.read_to_string(&mut hello).unwrap();
+    assert_eq!(hello, "Hello");
+    assert_eq!(listing(dir.path()), empty_store());
+}
+
+#[test]
+fn a_tree_comes_back_until_it_is_removed() {
+    let dir = tempdir();
+    let store = KVDirStore::new(dir.path()).unwrap();
+    assert!(store.get("key").unwrap().is_none());
+    let lease = store
+        .get_or_set("key", |tree| Ok(std::fs::write(tree.join("text"), "one")?))
+        .unwrap();
+    assert_eq!(lease.outcome(), Outcome::Computed);
+    assert!(lease.is_protected());
+    assert_eq!(std::fs::read(lease.join("text")).unwrap(), b"one");
+    assert_eq!(store.remove("key").unwrap_err().kind(), ErrorKind::InUse);
+    let err = store.replace("key", |_| Ok(())).unwrap_err();
+    assert_eq!(err.kind(), ErrorKind::InUse);
+    drop(lease);
+    let lease = store
+        .replace("key", |tree| Ok(std::fs::write(tree.join("text"), "two")?))
+        .unwrap();
+    assert_eq!(std::fs::read(lease.join("text")).unwrap(), b"two");
+    let path = lease.detach_unlocked();
+    assert!(store.remove("key").unwrap());
+    assert!(!path.exists());
+    assert!(!store.remove("key").unwrap());
+    assert_eq!(listing(dir.path()), empty_store());
+}
+
+#[test]
+fn ten_thousand_values_leave_no_file_that_has_no_name_in_the_design() {
+    let dir = tempdir();
+    let options = larder::StoreOptions::new().durability(larder::Durability::None);
+    let store = options.open_file_store(dir.path()).unwrap();
+    for n in 0..10_000_u32 {
+        store
+            .get_or_set(&n.to_le_bytes(), text(&n.to_be_bytes()))
+            .unwrap();
+    }
+    let own = empty_store();
+    let mut values = 0;
+    for name in listing(dir.path()) {
+        let parts: Vec<&str> = name.trim_end_matches('/').split('/').collect();
+        if own.contains(&name) {
+            continue;
+        }
+        assert!(
+            parts[..parts.len().min(3)]
+                .iter()
+                .all(|part| part.len() == 1),
+            "{name}"
+        );
+        if !name.ends_with('/') {
+            assert_eq!((parts.len(), parts[3].len()), (4, 40), "{name}");
+            values += 1;
+        }
+    }
+    assert_eq!(values, 10_000);
+    let report = store.clear().unwrap();
+    assert_eq!((report.examined, report.removed), (10_000, 10_000));
+    assert_eq!(listing(dir.path()), own);
+}

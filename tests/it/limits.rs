@@ -1,0 +1,1 @@
+//! Full disks, read-only mounts, sizes at both ends.

@@ -1,0 +1,18 @@
+//! The integration tests, in one binary: each module is one claim about the stores.
+//!
+//! Where the claim is about processes, the tests start real ones: this binary again, in a role of
+//! `worker`. Nothing here sleeps for a fixed time; what must happen is waited for, with a deadline.
+
+mod bad_input;
+mod basics;
+mod dogpile;
+mod faults;
+mod leases;
+mod limits;
+mod lock_deletion;
+mod model;
+mod permissions;
+mod posy;
+mod support;
+mod waiting;
+mod worker;

@@ -1,0 +1,1 @@
+//! A store against a map, under random operations.

@@ -1,0 +1,1 @@
+//! A directory that posy's kvstore wrote opens as it is.

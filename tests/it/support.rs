@@ -1,0 +1,269 @@
+//! What the tests share: worker processes, deadlines, looking at a store's files.
+
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+/// Nothing that is waited for takes this long unless it hangs.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+
+pub(crate) const ROLE: &str = "LARDER_IT_ROLE";
+pub(crate) const ARGS: &str = "LARDER_IT_ARGS";
+pub(crate) const SEPARATOR: char = '\u{1f}';
+
+/// What a worker says begins with this; everything else on its output is the test runner's.
+pub(crate) const SAYS: &str = "@ ";
+
+pub(crate) fn tempdir() -> TempDir {
+    tempfile::Builder::new()
+        .prefix("larder-it-")
+        .tempdir()
+        .unwrap()
+}
+
+/// A process of this binary in a role of `worker`. Killed when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    lines: Receiver<String>,
+    role: String,
+}
+
+/// How to start a worker.
+#[derive(Debug, Default)]
+pub(crate) struct Start {
+    uid: Option<u32>,
+    gid: Option<u32>,
+    exe: Option<PathBuf>,
+}
+
+impl Start {
+    /// As somebody else, without supplementary groups. Needs root, and a copy of this binary that
+    /// others can reach: see [`reachable_exe`].
+    pub(crate) fn as_user(uid: u32, gid: u32, exe: &Path) -> Self {
+        Start {
+            uid: Some(uid),
+            gid: Some(gid),
+            exe: Some(exe.to_path_buf()),
+        }
+    }
+
+    pub(crate) fn worker(&self, role: &str, args: &[&str]) -> Worker {
+        let own = std::env::current_exe().unwrap();
+        let mut command = Command::new(self.exe.as_ref().unwrap_or(&own));
+        command
+            .args([
+                "worker::entry",
+                "--exact",
+                "--nocapture",
+                "--test-threads=1",
+            ])
+            .env(ROLE, role)
+            .env(ARGS, args.join(&SEPARATOR.to_string()))
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        if let Some(gid) = self.gid {
+            command.gid(gid);
+        }
+        if let Some(uid) = self.uid {
+            command.uid(uid);
+        }
+        let mut child = command.spawn().unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let (sender, lines) = channel();
+        std::thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
+                if let Some(said) = line.strip_prefix(SAYS) {
+                    if sender.send(said.to_owned()).is_err() {
+                        break;
+                    }
+                }
+            }
+        });
+        Worker {
+            stdin: child.stdin.take(),
+            child,
+            lines,
+            role: role.to_owned(),
+        }
+    }
+}
+
+impl Worker {
+    pub(crate) fn start(role: &str, args: &[&str]) -> Worker {
+        Start::default().worker(role, args)
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The next thing it says. `None` when it has ended.
+    pub(crate) fn next(&mut self) -> Option<String> {
+        match self.lines.recv_timeout(DEADLINE) {
+            Ok(line) => Some(line),
+            Err(RecvTimeoutError::Disconnected) => None,
+            Err(RecvTimeoutError::Timeout) => {
+                panic!("{} {} said nothing for {DEADLINE:?}", self.role, self.pid())
+            }
+        }
+    }
+
+    /// Waits until it says something that begins with `word`, which must be the next it says;
+    /// returns what follows.
+    pub(crate) fn expect(&mut self, word: &str) -> String {
+        let said = self.next();
+        match said.as_deref().and_then(|said| said.strip_prefix(word)) {
+            Some(rest) => rest.trim_start().to_owned(),
+            None => panic!("{} was to say {word:?} and said {said:?}", self.role),
+        }
+    }
+
+    /// Whether it has said nothing up to now.
+    pub(crate) fn is_silent(&mut self) -> bool {
+        self.lines.try_recv().is_err()
+    }
+
+    pub(crate) fn tell(&mut self, line: &str) {
+        let stdin = self.stdin.as_mut().unwrap();
+        writeln!(stdin, "{line}").unwrap();
+        stdin.flush().unwrap();
+    }
+
+    /// Kills it with SIGKILL and waits until it is gone.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        self.stdin = None;
+        let end = Instant::now() + DEADLINE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < end, "{} did not end", self.role);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Waits until it has ended in good order.
+    pub(crate) fn finish(&mut self) {
+        let status = self.wait();
+        assert!(status.success(), "{} ended with {status}", self.role);
+    }
+
+    /// Waits until it was killed by SIGKILL (`true`) or ended in good order (`false`).
+    pub(crate) fn was_killed(&mut self) -> bool {
+        let status = self.wait();
+        match status.signal() {
+            Some(9) => true,
+            _ => {
+                assert!(status.success(), "{} ended with {status}", self.role);
+                false
+            }
+        }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Calls `check` until it is true.
+pub(crate) fn eventually(what: &str, mut check: impl FnMut() -> bool) {
+    let end = Instant::now() + DEADLINE;
+    while !check() {
+        assert!(Instant::now() < end, "{what}: not within {DEADLINE:?}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Waits until a process sleeps in `flock`.
+pub(crate) fn wait_until_blocked(pid: u32) {
+    eventually("to be blocked in flock", || {
+        // Every thread, because the test runner runs the role on one of its own.
+        let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
+            return false;
+        };
+        tasks.flatten().any(|task| {
+            std::fs::read_to_string(task.path().join("syscall"))
+                .is_ok_and(|text| text.split(' ').next() == Some(FLOCK_NUMBER))
+        })
+    });
+}
+
+#[cfg(target_arch = "x86_64")]
+const FLOCK_NUMBER: &str = "73";
+#[cfg(target_arch = "aarch64")]
+const FLOCK_NUMBER: &str = "32";
+
+/// Everything below a directory, by relative path, with a slash after directories.
+pub(crate) fn listing(base: &Path) -> BTreeSet<String> {
+    fn walk(base: &Path, dir: &Path, found: &mut BTreeSet<String>) {
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path
+                .strip_prefix(base)
+                .unwrap()
+                .to_str()
+                .unwrap()
+                .to_owned();
+            if path.symlink_metadata().unwrap().is_dir() {
+                found.insert(format!("{name}/"));
+                walk(base, &path, found);
+            } else {
+                found.insert(name);
+            }
+        }
+    }
+    let mut found = BTreeSet::new();
+    walk(base, base, &mut found);
+    found
+}
+
+/// What `new` makes, and nothing else.
+pub(crate) fn empty_store() -> BTreeSet<String> {
+    ["CACHEDIR.TAG", "gc.lock", "larder-store", "tmp/"]
+        .map(str::to_owned)
+        .into()
+}
+
+/// A copy of this binary where other users can run it.
+pub(crate) fn reachable_exe() -> (TempDir, PathBuf) {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempdir();
+    let readable = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(dir.path(), readable.clone()).unwrap();
+    let exe = dir.path().join("it");
+    std::fs::copy(std::env::current_exe().unwrap(), &exe).unwrap();
+    std::fs::set_permissions(&exe, readable).unwrap();
+    (dir, exe)
+}
+
+/// Whether this process is root. If not, prints why the test is skipped; the continuous integration
+/// counts these lines.
+pub(crate) fn is_root(test: &str) -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        println!("SKIPPED {test}: needs root");
+    }
+    root
+}
+
+/// How many descriptors this process has open.
+pub(crate) fn open_descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
