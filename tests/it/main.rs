@@ -3,6 +3,16 @@
 //! Where the claim is about processes, the tests start real ones: this binary again, in a role of
 //! `worker`. Nothing here sleeps for a fixed time; what must happen is waited for, with a deadline.
 
+// In tests a failed unwrap is a failed test, and files are made behind the stores' backs on purpose.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::exit,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::unwrap_used
+)]
+
 mod bad_input;
 mod basics;
 mod dogpile;
