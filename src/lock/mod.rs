@@ -486,11 +486,11 @@ impl Drop for KeyLock {
         // a lock file that the next to take it, or a sweep, deletes.
         let mut deleted = false;
         if self.mode == Mode::Exclusive {
-            if self.keeps_file() {
-                if self.recorded {
-                    let _ = sys::truncate(&self.file, 0);
-                }
-            } else {
+            if self.recorded {
+                // Even of a file that is deleted: a hard link to it may live on.
+                let _ = sys::truncate(&self.file, 0);
+            }
+            if !self.keeps_file() {
                 // First the name, then the lock: who opens it from now on makes a new file.
                 deleted = self.root.dir.unlink(self.entry.lock()).is_ok();
             }

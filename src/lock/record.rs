@@ -42,7 +42,7 @@ pub(super) fn render(label: Option<&str>) -> String {
     if let Some(namespace) = &host.pid_namespace {
         line("pidns", namespace);
     }
-    if let Some(start) = host::start_of(pid) {
+    if let Some(start) = host::own_start() {
         line("pidstart", &start.to_string());
     }
     line("nonce", &nonce(pid, since));

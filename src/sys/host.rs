@@ -1,6 +1,6 @@
 //! Who this process is, so that another can tell whether it still lives.
 
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// Which boot of which machine, and which pid namespace, a pid belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +31,18 @@ pub(crate) fn pid() -> u32 {
         .as_raw_nonzero()
         .get()
         .unsigned_abs()
+}
+
+/// When this process was started; asked for once in each process.
+pub(crate) fn own_start() -> Option<u64> {
+    static KNOWN: Mutex<Option<(u32, Option<u64>)>> = Mutex::new(None);
+    let pid = pid();
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    match *known {
+        // Not what was known before a fork.
+        Some((of, start)) if of == pid => start,
+        _ => known.insert((pid, start_of(pid))).1,
+    }
 }
 
 /// When a process was started, in clock ticks since boot; with its pid that names one process of

@@ -104,6 +104,26 @@ fn a_tree_comes_back_until_it_is_removed() {
 }
 
 #[test]
+fn stores_values_and_guards_cross_threads() {
+    fn sent<T: Send>() {}
+    fn shared<T: Clone + Send + Sync>() {}
+    fn guard<T: Send + Sync>() {}
+    shared::<KVFileStore>();
+    shared::<KVDirStore>();
+    shared::<larder::CancelToken>();
+    guard::<larder::KVFileLock>();
+    guard::<larder::KVDirLock>();
+    guard::<larder::Error>();
+    sent::<larder::Value>();
+    sent::<larder::LockedRead<'_>>();
+    sent::<larder::LockedWrite<'_>>();
+    sent::<larder::DirLease>();
+    sent::<larder::StagedTree>();
+    sent::<larder::Batch>();
+    sent::<larder::Entries>();
+}
+
+#[test]
 fn ten_thousand_values_leave_no_file_that_has_no_name_in_the_design() {
     let dir = tempdir();
     let options = larder::StoreOptions::new().durability(larder::Durability::None);
