@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, ensure};
 use larder::{KVFileLock, Labelled};
@@ -17,13 +17,10 @@ use crate::archives;
 use crate::event::Event;
 use crate::options::Options;
 use crate::package::Package;
-use crate::progress::{self, Progress};
+use crate::progress::{self, Progress, TICK};
 use crate::server::Server;
 use crate::stores::Stores;
 use crate::tally::{Seen, Tally};
-
-/// How often times on the terminal move on when nothing happens.
-const TICK: Duration = Duration::from_millis(100);
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let dir = match &options.store {
@@ -48,7 +45,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let missing = missing.context("cannot look for the packages")?;
     let before = stores.count()?;
     say(&format!(
-        "{} workers want {} archives, of which {} are missing.",
+        "Workers: {}. Archives that all of them want: {}, of which missing: {}.",
         options.workers,
         packages.len(),
         missing.iter().filter(|missing| **missing).count()
@@ -78,10 +75,11 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
                     failures.insert(worker, why);
                 }
             }
-            Err(RecvTimeoutError::Timeout) => progress.tick(),
+            Err(RecvTimeoutError::Timeout) => {}
             // All of them have closed their standard output, and have ended or are about to.
             Err(RecvTimeoutError::Disconnected) => break,
         }
+        progress.tick();
     }
     fleet.wait(&mut failures)?;
     progress.finish();
@@ -176,7 +174,7 @@ fn report(failures: &BTreeMap<usize, String>) {
         reasons.entry(why).or_default().push(worker.to_string());
     }
     for (why, workers) in reasons {
-        progress::line(&format!("Failed in worker {}: {why}", workers.join(", ")));
+        progress::line(&format!("Failed: {why} (worker {})", workers.join(", ")));
     }
 }
 

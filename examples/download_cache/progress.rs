@@ -14,7 +14,11 @@ pub(crate) struct Progress {
     labels: Vec<String>,
     /// `None` where standard error is no terminal.
     multi: Option<MultiProgress>,
+    ticked: Instant,
 }
+
+/// How often the times of those who wait move on.
+pub(crate) const TICK: Duration = Duration::from_millis(100);
 
 /// What is known of a worker.
 struct Row {
@@ -35,6 +39,7 @@ impl Progress {
             rows: Vec::new(),
             labels,
             multi,
+            ticked: Instant::now(),
         }
     }
 
@@ -97,13 +102,13 @@ impl Progress {
                 holder,
             } => {
                 let what = match step {
-                    Step::Download => "waits for",
-                    Step::Unpack => "waits for the tree of",
+                    Step::Download => "for",
+                    Step::Unpack => "for the tree of",
                 };
                 let who = self.name(holder.as_ref());
                 // It is told again each second; once is enough for a line.
                 let first = *waited < Duration::from_secs(1);
-                (format!("{what} {} from {who}", label(package)), first)
+                (format!("waits {what} {} from {who}", label(package)), first)
             }
             Event::Makes { step, package } => {
                 let (does, news) = match step {
@@ -145,8 +150,11 @@ impl Progress {
 
     /// Brings the times of those who wait up to date.
     pub(crate) fn tick(&mut self) {
-        for row in self.rows.iter().filter(|row| row.waits) {
-            row.draw();
+        if self.ticked.elapsed() >= TICK {
+            self.ticked = Instant::now();
+            for row in self.rows.iter().filter(|row| row.waits) {
+                row.draw();
+            }
         }
     }
 
@@ -162,8 +170,9 @@ impl Row {
     fn draw(&self) {
         let doing = &self.doing;
         if self.waits {
+            // The time first: a narrow terminal cuts the end off.
             let waited = self.since.elapsed().as_secs_f64();
-            self.bar.set_message(format!("{doing}, {waited:.1} s"));
+            self.bar.set_message(format!("{waited:.1} s: {doing}"));
         } else {
             self.bar.set_message(doing.clone());
         }

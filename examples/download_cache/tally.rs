@@ -120,14 +120,14 @@ impl Tally {
         }
         let missing = seen.missing.iter().filter(|missing| **missing).count();
         let asked = match &seen.requests {
-            Some(requests) => format!(
-                "; the server counted {} requests",
-                requests.iter().sum::<usize>()
-            ),
+            Some(requests) => {
+                let requests: usize = requests.iter().sum();
+                format!(" Requests that the server counted: {requests}.")
+            }
             None => String::new(),
         };
         Ok(format!(
-            "{downloads} downloads for {} distinct URLs, of which {missing} were missing before{asked}.",
+            "Distinct URLs: {}. Missing before: {missing}. Downloads: {downloads}.{asked} That agrees.",
             self.downloads.len()
         ))
     }

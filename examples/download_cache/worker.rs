@@ -109,7 +109,8 @@ impl Worker {
                 // Values are trusted as they are read. Who cares for the digest looks himself.
                 let found = sha256(&mut archive)?;
                 archive.rewind()?;
-                check(package, &found).context("the archive in the store has been changed")?;
+                check(package, &found)
+                    .context("the archive in the store was changed (--fresh empties it)")?;
                 found
             }
         };
@@ -187,9 +188,7 @@ impl Worker {
                 package: number,
             }
             .tell()?;
-            tar::Archive::new(GzDecoder::new(archive))
-                .unpack(tree)
-                .with_context(|| format!("cannot unpack what is at {}", package.url))
+            unpack(archive, tree).with_context(|| format!("cannot unpack {}", package.url))
         })?;
         let took = began.elapsed();
         // Here a package manager would build what is in the tree, which nobody takes away meanwhile.
@@ -204,6 +203,22 @@ impl Worker {
         }
         .tell()
     }
+}
+
+/// Unpacks a `.tar.gz` whole or not at all. `tar::Archive::unpack` would pass over what leads out of
+/// the tree, and the rest would be published as if it were all.
+fn unpack(archive: impl Read, tree: &Path) -> anyhow::Result<()> {
+    let mut archive = tar::Archive::new(GzDecoder::new(archive));
+    for entry in archive.entries()? {
+        let mut entry = entry?;
+        let inside = entry.unpack_in(tree)?;
+        ensure!(
+            inside,
+            "{} in it leads out of the tree",
+            entry.path()?.display()
+        );
+    }
+    Ok(())
 }
 
 fn check(package: &Package, found: &ArtifactHash) -> anyhow::Result<()> {
