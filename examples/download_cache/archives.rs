@@ -56,7 +56,8 @@ pub(crate) fn choose() -> anyhow::Result<(Vec<Archive>, &'static str)> {
 /// at is passed over: there is something else to serve.
 fn in_cargos_cache() -> Vec<(String, PathBuf)> {
     let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
-    let home = home.or_else(|| std::env::home_dir().map(|home| home.join(".cargo")));
+    let home =
+        home.or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cargo")));
     let Some(home) = home else {
         return Vec::new();
     };
