@@ -52,19 +52,40 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     ))?;
 
     let began = Instant::now();
+    let (tally, failures) = watch(options.workers, &dir, &packages)?;
+    let took = began.elapsed().as_secs_f64();
+    say(&format!("\n{tally}\nIn {took:.1} s."))?;
+    if !failures.is_empty() {
+        report(&failures);
+        return Ok(ExitCode::FAILURE);
+    }
+    let seen = Seen {
+        missing,
+        stored: [before, stores.count()?],
+        requests: server.as_ref().map(Server::requests),
+    };
+    let verdict = tally.agrees(&seen);
+    say(&verdict.context("the numbers do not agree")?)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Has the workers do their work, and shows and counts what they tell. Also returns which of them
+/// failed, and why.
+fn watch(
+    workers: usize,
+    store: &Path,
+    packages: &[Package],
+) -> anyhow::Result<(Tally, BTreeMap<usize, String>)> {
+    let labels: Vec<_> = packages.iter().map(|p| p.label.clone()).collect();
+    let mut progress = Progress::new(labels.clone());
+    let mut tally = Tally::new(labels);
+    let mut failures = BTreeMap::new();
     let mut fleet = Fleet::default();
-    let labels = packages
-        .iter()
-        .map(|package| package.label.clone())
-        .collect();
-    let mut progress = Progress::new(labels);
-    let mut tally = Tally::new(packages.len());
-    let told = fleet.start(options.workers, &dir, &packages)?;
+    let told = fleet.start(workers, store, packages)?;
     for worker in &fleet.workers {
         progress.add(worker.id())?;
         tally.add(worker.id());
     }
-    let mut failures = BTreeMap::new();
     loop {
         match told.recv_timeout(TICK) {
             Ok((worker, event)) => {
@@ -83,23 +104,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     }
     fleet.wait(&mut failures)?;
     progress.finish();
-
-    say(&format!(
-        "\n{tally}\nIn {:.1} s.",
-        began.elapsed().as_secs_f64()
-    ))?;
-    if !failures.is_empty() {
-        report(&failures);
-        return Ok(ExitCode::FAILURE);
-    }
-    let seen = Seen {
-        missing,
-        stored: [before, stores.count()?],
-        requests: server.as_ref().map(Server::requests),
-    };
-    let verdict = tally.agrees(&seen).context("the numbers do not agree")?;
-    say(&verdict)?;
-    Ok(ExitCode::SUCCESS)
+    Ok((tally, failures))
 }
 
 /// In the system's temporary directory, where anybody can make a directory of any name: it must be
@@ -154,7 +159,7 @@ fn prepare(stores: &Stores, fresh: bool) -> anyhow::Result<()> {
     let trees = stores.trees.sweep().context("cannot sweep the trees")?;
     match archives.swept + trees.swept {
         0 => Ok(()),
-        swept => say(&format!("Swept {swept} things that dead processes left.")),
+        swept => say(&format!("Swept what dead processes left: {swept}.")),
     }
 }
 

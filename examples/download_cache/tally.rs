@@ -28,6 +28,7 @@ struct Line {
 #[derive(Debug)]
 pub(crate) struct Tally {
     workers: Vec<Line>,
+    labels: Vec<String>,
     /// How often each package was downloaded, by all workers together.
     downloads: Vec<usize>,
 }
@@ -44,10 +45,12 @@ pub(crate) struct Seen {
 }
 
 impl Tally {
-    pub(crate) fn new(packages: usize) -> Self {
+    /// `labels` are the packages', in the order of their numbers.
+    pub(crate) fn new(labels: Vec<String>) -> Self {
         Tally {
             workers: Vec::new(),
-            downloads: vec![0; packages],
+            downloads: vec![0; labels.len()],
+            labels,
         }
     }
 
@@ -94,21 +97,21 @@ impl Tally {
     /// Checks what the workers told against what is known from elsewhere, after a run in which no
     /// worker failed; says in a sentence what it found.
     pub(crate) fn agrees(&self, seen: &Seen) -> anyhow::Result<String> {
-        for (package, (downloads, missing)) in self.downloads.iter().zip(&seen.missing).enumerate()
-        {
+        for (package, label) in self.labels.iter().enumerate() {
+            let (downloads, missing) = (self.downloads[package], seen.missing[package]);
             ensure!(
-                *downloads == usize::from(*missing),
-                "package {package} was downloaded {downloads} times, and it was {} before",
-                if *missing { "missing" } else { "there" }
+                downloads == usize::from(missing),
+                "{label} was {} before, and the workers downloaded it {downloads} times",
+                if missing { "missing" } else { "there" }
             );
-        }
-        if let Some(requests) = &seen.requests {
-            ensure!(
-                *requests == self.downloads,
-                "the server was asked {requests:?} times for the packages, and the workers \
-                 downloaded them {:?} times",
-                self.downloads
-            );
+            if let Some(requests) = &seen.requests {
+                let requests = requests[package];
+                ensure!(
+                    requests == downloads,
+                    "the workers downloaded {label} {downloads} times, and the server was asked for \
+                     it {requests} times"
+                );
+            }
         }
         let downloads = self.made(Step::Download);
         let [before, now] = seen.stored;
