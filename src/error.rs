@@ -109,6 +109,7 @@ pub(crate) enum Repr {
     },
     Compute {
         path: PathBuf,
+        label: Option<String>,
         source: anyhow::Error,
     },
     SizeMismatch {
@@ -259,7 +260,7 @@ impl fmt::Display for Error {
                 advise(f, source.kind())
             }
             Repr::Write { path, kind, .. } => {
-                write!(f, "cannot write the value of {}", path.display())?;
+                write!(f, "cannot write the value at {}", path.display())?;
                 advise(f, *kind)
             }
             Repr::InvalidKey { key, why } => {
@@ -310,8 +311,17 @@ impl fmt::Display for Error {
             Repr::FormatMismatch { path, why } => {
                 write!(f, "{} cannot be opened as a store: {why}", path.display())
             }
+            Repr::Compute {
+                path,
+                label: Some(label),
+                ..
+            } => write!(
+                f,
+                "the value of {label} at {} could not be computed",
+                path.display()
+            ),
             Repr::Compute { path, .. } => {
-                write!(f, "the value of {} could not be computed", path.display())
+                write!(f, "the value at {} could not be computed", path.display())
             }
             Repr::SizeMismatch {
                 path,
@@ -320,7 +330,7 @@ impl fmt::Display for Error {
                 at_least,
             } => write!(
                 f,
-                "the value of {} was to be {expected} bytes long and is {}{actual}; nothing was \
+                "the value at {} was to be {expected} bytes long and is {}{actual}; nothing was \
                  published",
                 path.display(),
                 if *at_least { "at least " } else { "" }

@@ -67,15 +67,18 @@ impl Root {
             share: options.share.unwrap_or_default(),
             path,
         };
-        match root.read_marker()? {
-            Some(marker) => root.obey(&marker)?,
-            None => {
-                root.check_adoptable()?;
-                if !options.read_only {
-                    let marker = root.settle(&created_below)?;
-                    root.obey(&marker)?;
-                }
-            }
+        let marker = match root.read_marker()? {
+            Some(marker) => Some(marker),
+            None => match root.check_adoptable() {
+                Ok(()) if options.read_only => None,
+                Ok(()) => Some(root.settle(&created_below)?),
+                // What speaks against it may come from another process that is just making the
+                // store; then the marker is there by now.
+                Err(err) => Some(root.read_marker()?.ok_or(err)?),
+            },
+        };
+        if let Some(marker) = marker {
+            root.obey(&marker)?;
         }
         if !options.read_only {
             root.furnish()?;

@@ -3,11 +3,17 @@
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
-use crate::error::{Repr, Result};
-use crate::lock::{self, KeyLock};
+use crate::error::{ErrorKind, IoContext, Repr, Result};
+use crate::layout::EntryPath;
+use crate::lock::{self, KeyLock, Pacer};
 use crate::outcome::Outcome;
-use crate::sys::{host, inherit};
+use crate::publish::{self, SealedTree};
+use crate::recency;
+use crate::root::Root;
+use crate::sidecar::{Seen, look};
+use crate::sys::{Stamp, host, inherit};
 
 /// A published tree, protected for as long as this lives: nobody removes or replaces it.
 ///
@@ -39,7 +45,7 @@ impl Drop for Held {
 }
 
 impl DirLease {
-    pub(super) fn held(lock: KeyLock, outcome: Outcome) -> Self {
+    fn held(lock: KeyLock, outcome: Outcome) -> Self {
         lock::note_lease(lock.id());
         DirLease {
             path: lock.root().absolute(lock.entry().value()),
@@ -52,9 +58,9 @@ impl DirLease {
     }
 
     /// In a store that cannot be written and has no lock file for this tree.
-    pub(super) fn unprotected(path: PathBuf) -> Self {
+    fn unprotected(root: &Root, entry: &EntryPath) -> Self {
         DirLease {
-            path,
+            path: root.absolute(entry.value()),
             outcome: Outcome::Hit,
             lock: None,
         }
@@ -121,6 +127,86 @@ impl DirLease {
         };
         inherit::give(command, held.lock.another_shared()?);
         Ok(())
+    }
+}
+
+/// Leases the tree of an entry. `None`: there is none.
+pub(super) fn take(
+    root: &Arc<Root>,
+    entry: &EntryPath,
+    pacer: &mut Pacer<'_>,
+) -> Result<Option<DirLease>> {
+    let has_sidecar = match look(root, entry)? {
+        Seen::Dead => return Ok(None),
+        Seen::Tree { beside } => beside.is_some(),
+        Seen::Nothing => {
+            // A sidecar without its tree: somebody is just publishing, replacing or removing.
+            let found = root.dir.look(entry.sidecar());
+            let found = found.reading("look at the tree", || root.absolute(entry.value()));
+            if found?.is_none() {
+                return Ok(None);
+            }
+            false
+        }
+    };
+    let create = has_sidecar && !root.options.read_only;
+    let lock = match lock::shared(root, entry, pacer, create) {
+        // What makes a directory an entry is its lock file or its sidecar.
+        Ok(None) if !has_sidecar => return Ok(None),
+        Ok(Some(lock)) => lock,
+        // In a store that cannot be written, and that has no lock file, there is nothing to hold
+        // and nobody who could take the tree away.
+        Ok(None) => return Ok(Some(DirLease::unprotected(root, entry))),
+        Err(err) if create && err.kind() == ErrorKind::ReadOnly => {
+            return Ok(Some(DirLease::unprotected(root, entry)));
+        }
+        Err(err) => return Err(err),
+    };
+    match under(lock)? {
+        Ok(lease) => Ok(Some(lease)),
+        Err(lock) => {
+            drop(lock);
+            if create {
+                // The lock file may be one that was created for nothing.
+                lock::try_exclusive(root, entry, false)?;
+            }
+            Ok(None)
+        }
+    }
+}
+
+/// Makes a lease of a shared lock, if there is a tree; otherwise gives the lock back.
+pub(super) fn under(lock: KeyLock) -> Result<Result<DirLease, KeyLock>> {
+    let root = lock.root();
+    let Seen::Tree { beside } = look(root, lock.entry())? else {
+        return Ok(Err(lock));
+    };
+    // A tree's last use is the modification time of its sidecar.
+    if beside.is_some_and(|beside| recency::is_due(root, beside.used)) {
+        // Not allowed everywhere; then the last use is not known, and that is all.
+        let _ = root.dir.stamp(lock.entry().sidecar(), Stamp::Modified);
+    }
+    Ok(Ok(DirLease::held(lock, Outcome::Hit)))
+}
+
+/// Publishes a sealed tree and leases it.
+pub(super) fn of_published(
+    lock: KeyLock,
+    sealed: SealedTree,
+    pacer: &mut Pacer<'_>,
+) -> Result<DirLease> {
+    let (root, entry) = (Arc::clone(lock.root()), lock.entry().clone());
+    if let Some(lock) = publish::tree(lock, sealed)? {
+        return Ok(DirLease::held(lock, Outcome::Computed));
+    }
+    // It is published, but the lock could not be handed over: a full disk, or a sweep that was
+    // faster. What remains is to lease it as anybody would.
+    match take(&root, &entry, pacer)? {
+        Some(lease) => Ok(lease.with_outcome(Outcome::Computed)),
+        None => {
+            let path = root.absolute(entry.value());
+            Err(Repr::InUse { path, by_us: false }.into())
+        }
     }
 }
 

@@ -4,11 +4,10 @@ use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use crate::dir_store::DirLease;
+use crate::dir_store::{DirLease, lease};
 use crate::error::{Repr, Result};
 use crate::key::PathKey;
-use crate::lock::KeyLock;
-use crate::outcome::Outcome;
+use crate::lock::{KeyLock, Waiting};
 use crate::publish;
 use crate::root::Root;
 use crate::sidecar::{Seen, look};
@@ -29,12 +28,13 @@ pub struct KVDirLock {
     lock: KeyLock,
     label: Option<String>,
     path: PathBuf,
+    waiting: Waiting,
 }
 
 type TakenOut = Mutex<Vec<StagedDir>>;
 
 impl KVDirLock {
-    pub(super) fn new<K: PathKey + ?Sized>(mut lock: KeyLock, key: &K) -> Self {
+    pub(super) fn new<K: PathKey + ?Sized>(mut lock: KeyLock, key: &K, waiting: &Waiting) -> Self {
         let label = key.label().map(|label| label.into_owned());
         lock.announce(label.as_deref());
         KVDirLock {
@@ -42,6 +42,7 @@ impl KVDirLock {
             taken_out: Arc::default(),
             lock,
             label,
+            waiting: waiting.clone(),
         }
     }
 
@@ -85,6 +86,7 @@ impl KVDirLock {
             lock,
             label,
             path,
+            waiting,
         } = self;
         if !Arc::ptr_eq(&tree.root, lock.root()) {
             return Err(Repr::Unsupported {
@@ -94,7 +96,8 @@ impl KVDirLock {
             .into());
         }
         drop(taken_out);
-        publish_and_lease(lock, tree.staged, label.as_deref(), |_lock| Ok(()))
+        let sealed = publish::seal_tree(lock.root(), tree.staged, label.as_deref())?;
+        lease::of_published(lock, sealed, &mut waiting.start())
     }
 
     /// Removes the tree, and gives the lock up. `false` if there was none.
@@ -122,27 +125,6 @@ impl Deref for KVDirLock {
 impl AsRef<Path> for KVDirLock {
     fn as_ref(&self) -> &Path {
         &self.path
-    }
-}
-
-/// Fills a staged tree under its key's lock, publishes it, and leases it.
-pub(super) fn publish_and_lease(
-    lock: KeyLock,
-    staged: StagedDir,
-    label: Option<&str>,
-    fill: impl FnOnce(&KeyLock) -> Result<()>,
-) -> Result<DirLease> {
-    fill(&lock)?;
-    let sealed = publish::seal_tree(lock.root(), staged, label)?;
-    lease_published(lock, sealed)
-}
-
-/// Publishes a sealed tree and leases it.
-pub(super) fn lease_published(lock: KeyLock, sealed: publish::SealedTree) -> Result<DirLease> {
-    let path = lock.root().absolute(lock.entry().value());
-    match publish::tree(lock, sealed)? {
-        Some(lock) => Ok(DirLease::held(lock, Outcome::Computed)),
-        None => Err(Repr::InUse { path, by_us: false }.into()),
     }
 }
 

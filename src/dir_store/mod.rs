@@ -3,22 +3,21 @@
 //! Invariant: a tree is handed out only under its key's lock, held shared, after it was seen under
 //! that lock; and nothing here renames, syncs or locks by itself.
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::collect::{self, GcReport};
 use crate::entries::Entries;
-use crate::error::{Error, ErrorKind, IoContext, Repr, Result};
+use crate::error::{Error, IoContext, Repr, Result};
 use crate::key::PathKey;
 use crate::layout::EntryPath;
-use crate::lock::{self, CancelToken, KeyLock, Pacer, Taken, Tried, Wait, WaitInfo, Waiting};
+use crate::lock::{self, CancelToken, Taken, Tried, Wait, WaitInfo, Waiting};
 use crate::marker::StoreKind;
 use crate::options::StoreOptions;
-use crate::outcome::Outcome;
 use crate::publish;
-use crate::recency;
 use crate::root::Root;
-use crate::sidecar::{Beside, Seen, look};
+use crate::sidecar::{Seen, look};
 use crate::staging::{StagedDir, TREE_PREFIX};
 use crate::sys::Stamp;
 
@@ -94,69 +93,7 @@ impl KVDirStore {
     /// [`Io`](crate::ErrorKind::Io): whatever keeps a tree that may be there from being leased is an
     /// error, not a miss.
     pub fn get<K: PathKey + ?Sized>(&self, key: &K) -> Result<Option<DirLease>> {
-        self.lease(&EntryPath::of(key)?, &mut self.waiting.start())
-    }
-
-    fn lease(&self, entry: &EntryPath, pacer: &mut Pacer<'_>) -> Result<Option<DirLease>> {
-        let root = &self.root;
-        let has_sidecar = match look(root, entry)? {
-            Seen::Dead => return Ok(None),
-            Seen::Tree { beside } => beside.is_some(),
-            Seen::Nothing => {
-                // A sidecar without its tree: somebody is just publishing, replacing or removing.
-                let found = root.dir.look(entry.sidecar());
-                let found = found.reading("look at the tree", || root.absolute(entry.value()));
-                if found?.is_none() {
-                    return Ok(None);
-                }
-                false
-            }
-        };
-        let create = has_sidecar && !root.options.read_only;
-        let lock = match lock::shared(root, entry, pacer, create) {
-            // What makes a directory an entry is its lock file or its sidecar.
-            Ok(None) if !has_sidecar => return Ok(None),
-            Ok(Some(lock)) => lock,
-            // In a store that cannot be written, and that has no lock file, there is nothing to
-            // hold and nobody who could take the tree away.
-            Ok(None) => return Ok(Some(self.unprotected(entry))),
-            Err(err) if create && err.kind() == ErrorKind::ReadOnly => {
-                return Ok(Some(self.unprotected(entry)));
-            }
-            Err(err) => return Err(err),
-        };
-        match self.lease_under(lock)? {
-            Ok(lease) => Ok(Some(lease)),
-            Err(lock) => {
-                drop(lock);
-                if create {
-                    // The lock file may be one that was created for nothing.
-                    lock::try_exclusive(root, entry, false)?;
-                }
-                Ok(None)
-            }
-        }
-    }
-
-    /// Makes a lease of a shared lock, if there is a tree.
-    fn lease_under(&self, lock: KeyLock) -> Result<Result<DirLease, KeyLock>> {
-        let Seen::Tree { beside } = look(&self.root, lock.entry())? else {
-            return Ok(Err(lock));
-        };
-        self.note_use(lock.entry(), beside.as_ref());
-        Ok(Ok(DirLease::held(lock, Outcome::Hit)))
-    }
-
-    fn unprotected(&self, entry: &EntryPath) -> DirLease {
-        DirLease::unprotected(self.root.absolute(entry.value()))
-    }
-
-    /// A tree's last use is the modification time of its sidecar.
-    fn note_use(&self, entry: &EntryPath, beside: Option<&Beside>) {
-        if beside.is_some_and(|beside| recency::is_due(&self.root, beside.used)) {
-            // Not allowed everywhere; then the last use is not known, and that is all.
-            let _ = self.root.dir.stamp(entry.sidecar(), Stamp::Modified);
-        }
+        lease::take(&self.root, &EntryPath::of(key)?, &mut self.waiting.start())
     }
 
     /// Leases a tree; if there is none, makes it, once among all processes and threads that ask.
@@ -184,13 +121,8 @@ impl KVDirStore {
         let root = &self.root;
         let mut pacer = self.waiting.start();
         loop {
-            if let Some(lease) = self.lease(&entry, &mut pacer)? {
-                let waited = pacer.has_waited();
-                return Ok(lease.with_outcome(if waited {
-                    Outcome::Waited
-                } else {
-                    Outcome::Hit
-                }));
+            if let Some(lease) = lease::take(root, &entry, &mut pacer)? {
+                return Ok(lease.with_outcome(pacer.outcome()));
             }
             root.check_writable("make a tree", &entry)?;
             self.refuse_strangers(&entry)?;
@@ -203,8 +135,8 @@ impl KVDirStore {
                 Ok(matches!(seen, Seen::Tree { .. }).then_some(()))
             };
             let mut lock = match lock::exclusive_or(root, &entry, &mut pacer, look_under_lock)? {
-                Taken::Made((), Some(lock)) => match self.lease_under(lock)? {
-                    Ok(lease) => return Ok(lease.with_outcome(Outcome::Waited)),
+                Taken::Made((), Some(lock)) => match lease::under(lock)? {
+                    Ok(lease) => return Ok(lease.with_outcome(pacer.outcome())),
                     Err(_lock) => continue,
                 },
                 Taken::Made((), None) => continue,
@@ -219,18 +151,11 @@ impl KVDirStore {
             lock.announce(label.as_deref());
             let staged = StagedDir::new(root, TREE_PREFIX)?;
             let path = root.absolute(staged.path());
-            return lock_guard::publish_and_lease(lock, staged, label.as_deref(), |lock| {
-                lock::computing(lock, || f(&path)).map_err(|err| self.closure_failed(&entry, err))
-            });
+            let at = root.absolute(entry.value());
+            lock::computing(&lock, || f(&path)).map_err(|err| closure_failed(key, &at, err))?;
+            let sealed = publish::seal_tree(root, staged, label.as_deref())?;
+            return lease::of_published(lock, sealed, &mut pacer);
         }
-    }
-
-    fn closure_failed(&self, entry: &EntryPath, source: anyhow::Error) -> Error {
-        Repr::Compute {
-            path: self.root.absolute(entry.value()),
-            source,
-        }
-        .into()
     }
 
     /// Refuses a key at whose path there is a directory that is no entry, such as one that holds
@@ -276,23 +201,28 @@ impl KVDirStore {
     ) -> Result<DirLease> {
         let entry = EntryPath::of(key)?;
         let root = &self.root;
+        let at = root.absolute(entry.value());
         root.check_writable("replace the tree", &entry)?;
         self.refuse_strangers(&entry)?;
         look(root, &entry)?;
         let staged = StagedDir::new(root, TREE_PREFIX)?;
-        f(&root.absolute(staged.path())).map_err(|err| self.closure_failed(&entry, err))?;
+        f(&root.absolute(staged.path())).map_err(|err| closure_failed(key, &at, err))?;
         let sealed = publish::seal_tree(root, staged, key.label().as_deref())?;
+        let mut pacer = self.waiting.start();
         let lock = match lock::try_exclusive(root, &entry, true)? {
             Tried::Lock(lock) => lock,
             Tried::Busy | Tried::Absent => {
                 if lock::leased_here(root, &entry)? {
-                    let path = root.absolute(entry.value());
-                    return Err(Repr::InUse { path, by_us: true }.into());
+                    return Err(Repr::InUse {
+                        path: at,
+                        by_us: true,
+                    }
+                    .into());
                 }
-                lock::exclusive(root, &entry, &mut self.waiting.start())?
+                lock::exclusive(root, &entry, &mut pacer)?
             }
         };
-        lock_guard::lease_published(lock, sealed)
+        lease::of_published(lock, sealed, &mut pacer)
     }
 
     /// Whether there is a tree. Takes no lock, and does not count as a use.
@@ -327,7 +257,7 @@ impl KVDirStore {
         self.root.check_writable("lock the key", &entry)?;
         self.refuse_strangers(&entry)?;
         let lock = lock::exclusive(&self.root, &entry, &mut self.waiting.start())?;
-        Ok(KVDirLock::new(lock, key))
+        Ok(KVDirLock::new(lock, key, &self.waiting))
     }
 
     /// Takes the key's lock if that needs no waiting. `None`: it is busy, or the tree is leased.
@@ -340,7 +270,7 @@ impl KVDirStore {
         self.root.check_writable("lock the key", &entry)?;
         self.refuse_strangers(&entry)?;
         match lock::try_exclusive(&self.root, &entry, true)? {
-            Tried::Lock(lock) => Ok(Some(KVDirLock::new(lock, key))),
+            Tried::Lock(lock) => Ok(Some(KVDirLock::new(lock, key, &self.waiting))),
             Tried::Busy | Tried::Absent => Ok(None),
         }
     }
@@ -456,4 +386,13 @@ impl KVDirStore {
         view.waiting.on_wait = Some(Arc::new(on_wait));
         view
     }
+}
+
+fn closure_failed<K: PathKey + ?Sized>(key: &K, at: &Path, source: anyhow::Error) -> Error {
+    Repr::Compute {
+        path: at.to_path_buf(),
+        label: key.label().map(Cow::into_owned),
+        source,
+    }
+    .into()
 }

@@ -77,7 +77,7 @@ impl Batch {
         };
         let file = StagedFile::inside(&staged.dir, &self.count.to_string())?;
         self.count += 1;
-        let file = ValueWriter::fill(&self.root, &entry, file, f)?;
+        let file = ValueWriter::fill(&self.root, key, &entry, file, f)?;
         publish::close_file(&self.root, file.file())
             .writing("take the value's write permission", || {
                 self.root.absolute(file.path())

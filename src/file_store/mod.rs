@@ -13,7 +13,6 @@ use crate::layout::EntryPath;
 use crate::lock::{self, CancelToken, KeyLock, Taken, Tried, Wait, WaitInfo, Waiting};
 use crate::marker::StoreKind;
 use crate::options::StoreOptions;
-use crate::outcome::Outcome;
 use crate::publish;
 use crate::root::Root;
 use crate::staging::StagedFile;
@@ -174,22 +173,16 @@ impl KVFileStore {
         let mut pacer = self.waiting.start();
         let look = |_held: bool| Value::open(root, &entry);
         let mut lock = match lock::exclusive_or(root, &entry, &mut pacer, look)? {
-            Taken::Made(value, _lock) => return Ok(value.with_outcome(Outcome::Waited)),
+            Taken::Made(value, _lock) => return Ok(value.with_outcome(pacer.outcome())),
             Taken::Lock(lock) => lock,
         };
         if let Some(value) = Value::open(root, &entry)? {
             lock.note_occupied(true);
-            // Who just missed it has not really waited.
-            let waited = pacer.has_waited();
-            return Ok(value.with_outcome(if waited {
-                Outcome::Waited
-            } else {
-                Outcome::Hit
-            }));
+            return Ok(value.with_outcome(pacer.outcome()));
         }
         lock.announce(key.label().as_deref());
         let staged = StagedFile::new(root)?;
-        let staged = lock::computing(&lock, || ValueWriter::fill(root, &entry, staged, f))?;
+        let staged = lock::computing(&lock, || ValueWriter::fill(root, key, &entry, staged, f))?;
         publish::seal_file(root, &staged)?;
         publish::file(&lock, staged)?;
         writer::read_back(root, &entry)
@@ -211,7 +204,7 @@ impl KVFileStore {
         let entry = EntryPath::of(key)?;
         let root = &self.root;
         root.check_writable("write a value", &entry)?;
-        let staged = ValueWriter::fill(root, &entry, StagedFile::new(root)?, f)?;
+        let staged = ValueWriter::fill(root, key, &entry, StagedFile::new(root)?, f)?;
         publish::seal_file(root, &staged)?;
         let lock = lock::exclusive(root, &entry, &mut self.waiting.start())?;
         publish::file(&lock, staged)?;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use crate::error::{Error, IoContext, Repr, Result};
 use crate::file_store::KVFileLock;
 use crate::file_store::value::{LockedRead, Value};
+use crate::key::PathKey;
 use crate::layout::EntryPath;
 use crate::publish;
 use crate::root::Root;
@@ -135,12 +136,17 @@ impl Sink {
     }
 
     /// The error of a closure that failed: the writer's, if that is the reason.
-    fn closure_failed(&self, source: anyhow::Error) -> Error {
+    fn closure_failed(&self, label: Option<String>, source: anyhow::Error) -> Error {
         let path = self.value.clone();
         match self.failed {
             Some(failed @ Failed::TooLong { .. }) => self.failure(failed),
             Some(Failed::Io(kind)) => Repr::Write { path, kind, source }.into(),
-            None => Repr::Compute { path, source }.into(),
+            None => Repr::Compute {
+                path,
+                label,
+                source,
+            }
+            .into(),
         }
     }
 
@@ -178,8 +184,9 @@ pub struct ValueWriter(Sink);
 
 impl ValueWriter {
     /// Runs a closure over a staged file.
-    pub(super) fn fill(
+    pub(super) fn fill<K: PathKey + ?Sized>(
         root: &Arc<Root>,
+        key: &K,
         entry: &EntryPath,
         staged: StagedFile,
         f: impl FnOnce(&mut ValueWriter) -> anyhow::Result<()>,
@@ -187,7 +194,10 @@ impl ValueWriter {
         let mut writer = ValueWriter(Sink::new(root, entry, staged));
         match f(&mut writer) {
             Ok(()) => writer.0.finish(),
-            Err(err) => Err(writer.0.closure_failed(err)),
+            Err(err) => {
+                let label = key.label().map(std::borrow::Cow::into_owned);
+                Err(writer.0.closure_failed(label, err))
+            }
         }
     }
 

@@ -95,9 +95,11 @@ pub(crate) fn exclusive_or<T>(
             }
         }
         refuse_deadlock(root, entry, &file)?;
-        pacer.note_wait();
         if pacer.may_block() {
-            wait_flock(root, entry, &file, Mode::Shared)?;
+            if !try_flock(root, entry, &file, Mode::Shared)? {
+                pacer.note_wait();
+                wait_flock(root, entry, &file, Mode::Shared)?;
+            }
             let Some(lock) = KeyLock::confirm(root, entry, file, Mode::Shared)? else {
                 if let Some(made) = look(false)? {
                     return Ok(Taken::Made(made, None));
@@ -115,18 +117,23 @@ pub(crate) fn exclusive_or<T>(
                 return Ok(Taken::Lock(lock));
             }
         } else {
-            pacer.pause(&root.absolute(entry.value()), || read_holder(&file))?;
             if let Some(made) = look(false)? {
                 return Ok(Taken::Made(made, None));
             }
             // A file is whole when it is visible; a tree counts only under a lock.
             if root.kind == StoreKind::Dirs && try_flock(root, entry, &file, Mode::Shared)? {
-                if let Some(lock) = KeyLock::confirm(root, entry, file, Mode::Shared)? {
-                    if let Some(made) = look(true)? {
-                        return Ok(Taken::Made(made, Some(lock)));
-                    }
+                let Some(lock) = KeyLock::confirm(root, entry, file, Mode::Shared)? else {
+                    continue;
+                };
+                if let Some(made) = look(true)? {
+                    return Ok(Taken::Made(made, Some(lock)));
                 }
+                // Others look for it too, at this moment; none of them is its maker.
+                drop(lock);
+                pacer.pause(&root.absolute(entry.value()), || None)?;
+                continue;
             }
+            pacer.pause(&root.absolute(entry.value()), || read_holder(&file))?;
         }
     }
 }

@@ -10,11 +10,16 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Repr, Result};
 use crate::holder::Holder;
+use crate::outcome::Outcome;
 
 /// What a call does when the lock that it needs is held by somebody else.
 ///
 /// Set for a view of a store with `with_wait`. It bounds waiting only: a closure runs as long as it
 /// runs.
+///
+/// A plain `Block` sleeps in the kernel until the lock is free. A wait that can be ended or seen (a
+/// timeout, a [`CancelToken`], a callback) looks again and again instead, at intervals from 0.25 ms to
+/// 16 ms, so it may hear of the lock that much later.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Wait {
@@ -150,9 +155,13 @@ impl Pacer<'_> {
         self.began.get_or_insert_with(Instant::now);
     }
 
-    /// Whether this call has waited for somebody.
-    pub(crate) fn has_waited(&self) -> bool {
-        self.began.is_some()
+    /// How what this call has found came to it.
+    pub(crate) fn outcome(&self) -> Outcome {
+        if self.began.is_some() {
+            Outcome::Waited
+        } else {
+            Outcome::Hit
+        }
     }
 
     /// Sleeps until the lock is worth another try, and tells the waiter for whom. Fails when the
