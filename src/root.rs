@@ -219,38 +219,12 @@ impl Root {
         let marker = Marker::new(self.kind, self.share);
         self.make_own_dir(Path::new("."))?;
         self.make_own_dir(Path::new(TMP))?;
-        let text = marker.render();
-        let (staged, ()) = self
-            .unique("m-", |path| {
-                let file = self.dir.create_new(path, 0o666)?;
-                let written = self
-                    .open_to_group(&file)
-                    .and_then(|()| sys::write_at_start(&file, text.as_bytes()))
-                    .and_then(|()| sys::sync_all(&file));
-                if written.is_err() {
-                    let _ = self.dir.unlink(path); // the first error is the one to tell
-                }
-                written
-            })
-            .writing("write the store's marker", at)?;
-        let linked = self.dir.link(&staged, MARKER);
-        let unlinked = self.dir.unlink(&staged);
-        match linked {
-            // Another process was faster, and may even have swept `tmp/` since; what it wrote holds.
-            Err(err)
-                if matches!(
-                    err.kind(),
-                    io::ErrorKind::AlreadyExists | io::ErrorKind::NotFound
-                ) =>
-            {
-                return self
-                    .read_marker()?
-                    .ok_or_else(|| Error::mismatch(&self.path, "its marker comes and goes"));
-            }
-            linked => linked.writing("put the store's marker in place", at)?,
+        if !self.make_own_file(MARKER, &marker.render(), sys::sync_all)? {
+            // Another process was faster; what it wrote holds.
+            return self
+                .read_marker()?
+                .ok_or_else(|| Error::mismatch(&self.path, "its marker comes and goes"));
         }
-        // A sweep may have taken the staged name away.
-        sys::absent_is_none(unlinked).writing("put the store's marker in place", at)?;
         self.dir.sync().writing("sync the base directory", at)?;
         let mut above = self.path.parent();
         while let Some(parent) = above {
@@ -273,8 +247,8 @@ impl Root {
                 .writing("look for", || self.absolute(GC_LOCK))?
                 .is_none()
             {
-                self.make_own_file(CACHEDIR_TAG, CACHEDIR_TAG_TEXT)?;
-                self.make_own_file(GC_LOCK, "")?;
+                self.make_own_file(CACHEDIR_TAG, CACHEDIR_TAG_TEXT, |_| Ok(()))?;
+                self.make_own_file(GC_LOCK, "", |_| Ok(()))?;
             }
             Ok(())
         });
@@ -284,14 +258,37 @@ impl Root {
         }
     }
 
-    fn make_own_file(&self, name: &str, text: &str) -> Result<()> {
-        let made = self.dir.create_new(name, 0o666).and_then(|file| {
-            self.open_to_group(&file)?;
-            sys::write_at_start(&file, text.as_bytes())
-        });
-        match made {
-            Err(err) if err.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            made => made.writing("create a file of the store", || self.absolute(name)),
+    /// Makes a file of the store, which is whole as soon as it has its name. `false`: it is there.
+    fn make_own_file(
+        &self,
+        name: &str,
+        text: &str,
+        sync: impl Fn(&File) -> io::Result<()>,
+    ) -> Result<bool> {
+        let at = || self.absolute(name);
+        loop {
+            let staged = self.unique("m-", |path| {
+                let file = self.dir.create_new(path, 0o666)?;
+                let written = self
+                    .open_to_group(&file)
+                    .and_then(|()| sys::write_at_start(&file, text.as_bytes()))
+                    .and_then(|()| sync(&file));
+                if written.is_err() {
+                    let _ = self.dir.unlink(path); // the first error is the one to tell
+                }
+                written
+            });
+            let (staged, ()) = staged.writing("write a file of the store", at)?;
+            let linked = self.dir.link(&staged, name);
+            let unlinked = self.dir.unlink(&staged);
+            match linked {
+                Err(err) if err.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
+                // A sweep took the staged name away.
+                Err(err) if err.kind() == io::ErrorKind::NotFound => continue,
+                linked => linked.writing("put a file of the store in place", at)?,
+            }
+            sys::absent_is_none(unlinked).writing("put a file of the store in place", at)?;
+            return Ok(true);
         }
     }
 
