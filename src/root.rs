@@ -217,7 +217,8 @@ impl Root {
     fn settle(&self, created_below: &Path) -> Result<Marker> {
         let at = || self.absolute(MARKER);
         let marker = Marker::new(self.kind, self.share);
-        self.make_own_dir(Path::new("."))?;
+        self.open_dir_to_group(Path::new("."))
+            .writing("give the group access", || self.path.clone())?;
         self.make_own_dir(Path::new(TMP))?;
         if !self.make_own_file(MARKER, &marker.render(), sys::sync_all)? {
             // Another process was faster; what it wrote holds.
@@ -294,14 +295,18 @@ impl Root {
 
     fn make_own_dir(&self, path: &Path) -> Result<()> {
         let at = || self.absolute(path);
-        if path != Path::new(".") {
-            match self.dir.mkdir(path, 0o777) {
-                Err(err) if err.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
-                made => made.writing("create a directory of the store", at)?,
+        let was_there = match self.dir.mkdir(path, 0o777) {
+            Err(err) if err.kind() == io::ErrorKind::AlreadyExists => true,
+            made => {
+                made.writing("create a directory of the store", at)?;
+                false
             }
+        };
+        // Who made it may have died before this, or may be about to do it.
+        match self.open_dir_to_group(path) {
+            Err(err) if was_there && err.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+            opened => opened.writing("give the group access", at),
         }
-        self.open_dir_to_group(path)
-            .writing("give the group access", at)
     }
 
     /// `create` gets a name in `tmp/` that nothing else has.
