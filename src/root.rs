@@ -71,7 +71,7 @@ impl Root {
             Some(marker) => Some(marker),
             None => match root.check_adoptable() {
                 Ok(()) if options.read_only => None,
-                Ok(()) => Some(root.settle(&created_below)?),
+                Ok(()) => Some(root.settle()?),
                 // What speaks against it may come from another process that is just making the
                 // store; then the marker is there by now.
                 Err(err) => Some(root.read_marker()?.ok_or(err)?),
@@ -81,7 +81,7 @@ impl Root {
             root.obey(&marker)?;
         }
         if !options.read_only {
-            root.furnish()?;
+            root.furnish(&created_below)?;
         }
         Ok(root)
     }
@@ -213,9 +213,8 @@ impl Root {
         Ok(())
     }
 
-    /// Makes the directory a store: the marker appears whole, and durably, before anything else.
-    fn settle(&self, created_below: &Path) -> Result<Marker> {
-        let at = || self.absolute(MARKER);
+    /// Makes the directory a store: the marker appears whole, before anything else.
+    fn settle(&self) -> Result<Marker> {
         let marker = Marker::new(self.kind, self.share);
         self.open_dir_to_group(Path::new("."))
             .writing("give the group access", || self.path.clone())?;
@@ -226,28 +225,20 @@ impl Root {
                 .read_marker()?
                 .ok_or_else(|| Error::mismatch(&self.path, "its marker comes and goes"));
         }
-        self.dir.sync().writing("sync the base directory", at)?;
-        let mut above = self.path.parent();
-        while let Some(parent) = above {
-            // Who may create a directory may not always open the one it is in.
-            match Dir::open(parent).and_then(|dir| dir.sync()) {
-                Err(err) if err.kind() == io::ErrorKind::PermissionDenied => {}
-                synced => synced.writing("sync the base directory", || parent.to_path_buf())?,
-            }
-            above = parent.parent().filter(|_| parent != created_below);
-        }
         Ok(marker)
     }
 
     /// What every store has besides its marker. Where it cannot be made the store still serves hits.
-    fn furnish(&self) -> Result<()> {
+    fn furnish(&self, created_below: &Path) -> Result<()> {
         let made = self.make_own_dir(Path::new(TMP)).and_then(|()| {
-            // The lock is made last, so that where it is, the tag was made.
+            // The lock is made last, so that where it is, everything before it was done, by whoever
+            // lived long enough.
             let missing = self.dir.look(GC_LOCK);
             if missing
                 .writing("look for", || self.absolute(GC_LOCK))?
                 .is_none()
             {
+                self.sync_marker(created_below)?;
                 self.make_own_file(CACHEDIR_TAG, CACHEDIR_TAG_TEXT, |_| Ok(()))?;
                 self.make_own_file(GC_LOCK, "", |_| Ok(()))?;
             }
@@ -257,6 +248,23 @@ impl Root {
             Err(err) if err.kind() == crate::ErrorKind::ReadOnly => Ok(()),
             made => made,
         }
+    }
+
+    /// Makes the marker's name durable, and those of the directories above it.
+    fn sync_marker(&self, created_below: &Path) -> Result<()> {
+        self.dir
+            .sync()
+            .writing("sync the base directory", || self.absolute(MARKER))?;
+        let mut above = self.path.parent();
+        while let Some(parent) = above {
+            // Who may create a directory may not always open the one it is in.
+            match Dir::open(parent).and_then(|dir| dir.sync()) {
+                Err(err) if err.kind() == io::ErrorKind::PermissionDenied => {}
+                synced => synced.writing("sync the base directory", || parent.to_path_buf())?,
+            }
+            above = parent.parent().filter(|_| parent != created_below);
+        }
+        Ok(())
     }
 
     /// Makes a file of the store, which is whole as soon as it has its name. `false`: it is there.
