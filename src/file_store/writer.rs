@@ -38,8 +38,12 @@ struct Sink {
 /// Why nothing that was written can be published.
 #[derive(Clone, Copy, Debug)]
 enum Failed {
-    Io(io::ErrorKind),
-    TooLong { expected: u64, actual: u64 },
+    /// With the system's number, where it is the system that said so.
+    Io(io::ErrorKind, Option<i32>),
+    TooLong {
+        expected: u64,
+        actual: u64,
+    },
 }
 
 impl Sink {
@@ -89,7 +93,7 @@ impl Sink {
         while done < self.buffer.len() {
             match self.note(sys::write(self.staged.file(), &self.buffer[done..]))? {
                 0 => {
-                    self.failed = Some(Failed::Io(io::ErrorKind::WriteZero));
+                    self.failed = Some(Failed::Io(io::ErrorKind::WriteZero, None));
                     return Err(io::ErrorKind::WriteZero.into());
                 }
                 more => done += more,
@@ -108,7 +112,7 @@ impl Sink {
 
     fn note<T>(&mut self, result: io::Result<T>) -> io::Result<T> {
         if let Err(err) = &result {
-            self.failed = Some(Failed::Io(err.kind()));
+            self.failed = Some(Failed::Io(err.kind(), err.raw_os_error()));
         }
         result
     }
@@ -116,10 +120,12 @@ impl Sink {
     fn failure(&self, failed: Failed) -> Error {
         match failed {
             Failed::TooLong { expected, actual } => self.wrong_len(expected, actual, true),
-            Failed::Io(kind) => Repr::Write {
+            Failed::Io(kind, errno) => Repr::Write {
                 path: self.value.clone(),
                 kind,
-                source: io::Error::from(kind).into(),
+                source: errno
+                    .map_or_else(|| kind.into(), io::Error::from_raw_os_error)
+                    .into(),
             }
             .into(),
         }
@@ -140,7 +146,7 @@ impl Sink {
         let path = self.value.clone();
         match self.failed {
             Some(failed @ Failed::TooLong { .. }) => self.failure(failed),
-            Some(Failed::Io(kind)) => Repr::Write { path, kind, source }.into(),
+            Some(Failed::Io(kind, _)) => Repr::Write { path, kind, source }.into(),
             None => Repr::Compute {
                 path,
                 label,
