@@ -137,6 +137,7 @@ impl Error {
     /// What kind of failure this is.
     pub fn kind(&self) -> ErrorKind {
         match &*self.0 {
+            Repr::Write { kind, .. } if means_read_only(*kind) => ErrorKind::ReadOnly,
             Repr::Io { .. } | Repr::Write { .. } => ErrorKind::Io,
             Repr::InvalidKey { .. } | Repr::InvalidHash { .. } => ErrorKind::InvalidKey,
             Repr::Busy { .. } => ErrorKind::Busy,
@@ -399,6 +400,14 @@ impl From<Error> for io::Error {
     }
 }
 
+/// What somebody who may not write here is told when he does.
+fn means_read_only(kind: io::ErrorKind) -> bool {
+    matches!(
+        kind,
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
+    )
+}
+
 /// Gives an [`io::Error`] its operation and path.
 pub(crate) trait IoContext<T> {
     /// For what only reads.
@@ -420,19 +429,22 @@ impl<T> IoContext<T> for io::Result<T> {
     }
 
     fn writing(self, doing: &'static str, path: impl FnOnce() -> PathBuf) -> Result<T> {
-        self.map_err(|source| match source.kind() {
-            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Repr::ReadOnly {
-                doing,
-                path: path(),
-                source: Some(source),
+        self.map_err(|source| {
+            if means_read_only(source.kind()) {
+                Repr::ReadOnly {
+                    doing,
+                    path: path(),
+                    source: Some(source),
+                }
+                .into()
+            } else {
+                Repr::Io {
+                    doing,
+                    path: path(),
+                    source,
+                }
+                .into()
             }
-            .into(),
-            _ => Repr::Io {
-                doing,
-                path: path(),
-                source,
-            }
-            .into(),
         })
     }
 }
