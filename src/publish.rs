@@ -172,7 +172,8 @@ pub(crate) fn tree(lock: KeyLock, sealed: SealedTree) -> Result<Option<KeyLock>>
     // process holds a shared lock already: there is no moment in between.
     match staged.hand_over_lock(&entry.lock()) {
         Ok((file, id)) => Ok(Some(lock.replaced_by(file, id))),
-        Err(_) => Ok(None),
+        Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(err) => Err(err).writing("turn the lock into a lease", at),
     }
 }
 
