@@ -40,8 +40,8 @@ impl Root {
     pub(crate) fn open(base: &Path, kind: StoreKind, options: &StoreOptions) -> Result<Self> {
         let path =
             std::path::absolute(base).reading("find the base directory", || base.to_path_buf())?;
-        let found = match std::fs::metadata(&path) {
-            Ok(meta) if !meta.is_dir() => {
+        let found = match sys::stat_base(&path) {
+            Ok(meta) if meta.kind != Kind::Dir => {
                 return Err(Error::mismatch(&path, "it is not a directory"));
             }
             found => sys::absent_is_none(found).reading("open the store", || path.clone())?,

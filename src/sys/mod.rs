@@ -338,21 +338,8 @@ impl Dir {
     pub(crate) fn list(&self, path: impl AsRef<Path>) -> io::Result<Vec<Found>> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
         let fd = self.open_with("open-list", path.as_ref(), flags, 0)?;
-        let mut names = Vec::new();
-        for entry in rustix::fs::Dir::new(fd)? {
-            let entry = entry?;
-            let name = entry.file_name().to_bytes();
-            if name != b"." && name != b".." {
-                names.push(Found {
-                    name: OsStr::from_bytes(name).to_owned(),
-                    kind: match entry.file_type() {
-                        rustix::fs::FileType::Unknown => None,
-                        kind => Some(Kind::of(kind.as_raw_mode())),
-                    },
-                });
-            }
-        }
-        Ok(names)
+        let mut dir = rustix::fs::Dir::new(fd)?;
+        retried("getdents", || names_in(&mut dir))
     }
 
     /// Makes the names in this directory durable.
@@ -397,6 +384,29 @@ impl Dir {
     pub(crate) fn file_system(&self) -> io::Result<FileSystem> {
         Ok(FileSystem::default())
     }
+}
+
+fn names_in(dir: &mut rustix::fs::Dir) -> Result<Vec<Found>, Errno> {
+    let mut names = Vec::new();
+    for entry in dir {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if name != b"." && name != b".." {
+            names.push(Found {
+                name: OsStr::from_bytes(name).to_owned(),
+                kind: match entry.file_type() {
+                    rustix::fs::FileType::Unknown => None,
+                    kind => Some(Kind::of(kind.as_raw_mode())),
+                },
+            });
+        }
+    }
+    Ok(names)
+}
+
+/// What is at a path; a symbolic link is followed.
+pub(crate) fn stat_base(path: &Path) -> io::Result<Meta> {
+    retried("stat-base", || rustix::fs::stat(path)).map(|stat| Meta::of(&stat))
 }
 
 /// What an open file is.
@@ -502,7 +512,7 @@ pub(crate) fn make_base(path: &Path, mode: u32) -> io::Result<PathBuf> {
     let mut missing = Vec::new();
     let mut there = path;
     loop {
-        match std::fs::metadata(there) {
+        match stat_base(there) {
             Ok(_) => break,
             Err(err) if err.kind() == io::ErrorKind::NotFound => missing.push(there),
             Err(err) => return Err(err),
