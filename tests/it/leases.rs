@@ -22,7 +22,8 @@ const LEASE: &str = "lease";
 const REPLACE: &str = "replace";
 const READ: &str = "read-trees";
 const CHURN: &str = "churn-trees";
-const ASK: &str = "ask-and-remove";
+const ASK: &str = "ask-for-tree";
+const REMOVE: &str = "remove-tree";
 const HAND_ON: &str = "hand-on";
 
 const KEY: &str = "key";
@@ -51,7 +52,8 @@ pub(crate) fn play(role: &str, args: &[&str]) -> bool {
         }
         READ => read_trees(args),
         CHURN => churn(args),
-        ASK => ask_and_remove(args),
+        ASK => ask(args),
+        REMOVE => remove(args),
         HAND_ON => hand_on(args),
         _ => return false,
     }
@@ -246,28 +248,48 @@ fn churn(args: &[&str]) {
     say(&format!("done {changes}"));
 }
 
-/// BASE: asks for the tree and removes it; says `done REMOVED`.
-fn ask_and_remove(args: &[&str]) {
+/// BASE: asks for the tree, and gives the others a chance to remove it; says `done COMPUTED`.
+fn ask(args: &[&str]) {
     let patient = Wait::Timeout(Duration::from_secs(30));
     let stores = [open(args[0]), open(args[0]).with_wait(patient)];
     say("ready");
     hear();
     let end = Instant::now() + LONGEST;
-    let (mut removed, mut turn) = (0_u32, 0_usize);
+    let (mut computed, mut turn) = (0, 0);
     while Instant::now() < end {
         turn += 1;
         let text = format!("{}-{turn}", std::process::id());
         let store = &stores[turn % 2];
         match store.get_or_set(KEY, |tree| Ok(fill(tree, &text)?)) {
-            Ok(lease) => {
-                let found = generation(&lease);
-                assert!(lease.outcome() != Outcome::Computed || found == text);
+            Ok(lease) if lease.outcome() == Outcome::Computed => {
+                assert_eq!(generation(&lease), text);
+                computed += 1;
             }
+            Ok(lease) => drop(generation(&lease)),
             Err(err) => {
                 say(&format!("VIOLATION get_or_set failed: {err:?}"));
                 panic!("{err:?}");
             }
         }
+        let tree = store.base().join(tree_path());
+        for _ in 0..100 {
+            if !tree.exists() {
+                break;
+            }
+            thread::yield_now();
+        }
+    }
+    say(&format!("done {computed}"));
+}
+
+/// BASE: removes the tree; says `done REMOVED`.
+fn remove(args: &[&str]) {
+    let store = open(args[0]);
+    say("ready");
+    hear();
+    let end = Instant::now() + LONGEST;
+    let mut removed = 0_u32;
+    while Instant::now() < end {
         match store.remove(KEY) {
             Ok(there) => removed += u32::from(there),
             Err(err) => assert_eq!(err.kind(), ErrorKind::InUse, "{err:?}"),
@@ -310,7 +332,7 @@ fn readers_never_see_a_tree_vanish_or_change() {
 #[test]
 fn who_asks_for_a_tree_that_others_remove_gets_one_all_the_same() {
     let dir = tempdir();
-    run(&open(dir.path()), &[ASK; 6]);
+    run(&open(dir.path()), &[ASK, ASK, ASK, REMOVE, REMOVE]);
 }
 
 /// A pipe with a name. Who reads from it goes on as long as this is held.
