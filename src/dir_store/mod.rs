@@ -19,7 +19,7 @@ use crate::publish;
 use crate::root::Root;
 use crate::sidecar::{Seen, look};
 use crate::staging::{StagedDir, TREE_PREFIX};
-use crate::sys::Stamp;
+use crate::sys::{self, Stamp};
 
 mod lease;
 mod lock_guard;
@@ -163,21 +163,27 @@ impl KVDirStore {
     fn refuse_strangers(&self, entry: &EntryPath) -> Result<()> {
         let root = &self.root;
         let at = || root.absolute(entry.value());
-        let there = |path: &Path| -> Result<bool> {
-            Ok(root
-                .dir
-                .look(path)
-                .reading("look at the tree", at)?
-                .is_some())
+        let find = |path: &Path| root.dir.look(path).reading("look at the tree", at);
+        let is_alone = || -> Result<bool> {
+            Ok(find(&entry.lock())?.is_none() && find(&entry.sidecar())?.is_none())
         };
-        if there(entry.value())? && !there(&entry.lock())? && !there(&entry.sidecar())? {
-            // It may have been an entry when it was found and be gone now; then all three are.
-            if there(entry.value())? {
-                return Err(Error::corrupt(
-                    at(),
-                    "there is a directory that is no entry, perhaps one that holds other entries",
-                ));
-            }
+        if find(entry.value())?.is_none() || !is_alone()? {
+            return Ok(());
+        }
+        look(root, entry)?;
+        // An entry may have gone, and another have come, between these looks. As long as a directory
+        // is open no other has its identity: one that is there before and after was there throughout,
+        // and if it is an entry, its lock file was too.
+        let opened = sys::absent_is_none(root.dir.open_dir(entry.value()));
+        let Some(dir) = opened.reading("look at the tree", at)? else {
+            return Ok(());
+        };
+        let before = dir.stat(".").reading("look at the tree", at)?.id;
+        if is_alone()? && find(entry.value())?.is_some_and(|now| now.id == before) {
+            return Err(Error::corrupt(
+                at(),
+                "there is a directory that is no entry, perhaps one that holds other entries",
+            ));
         }
         Ok(())
     }
