@@ -148,7 +148,9 @@ pub(crate) fn exclusive(
         let file = open_or_create(root, entry)?;
         if !try_flock(root, entry, &file, Mode::Exclusive)? {
             refuse_deadlock(root, entry, &file)?;
-            wait(root, entry, &file, Mode::Exclusive, pacer)?;
+            if !wait(root, entry, &file, Mode::Exclusive, pacer)? {
+                continue;
+            }
         }
         if let Some(lock) = KeyLock::confirm(root, entry, file, Mode::Exclusive)? {
             return Ok(lock);
@@ -169,7 +171,9 @@ pub(crate) fn shared(
         };
         if !try_flock(root, entry, &file, Mode::Shared)? {
             refuse_deadlock(root, entry, &file)?;
-            wait(root, entry, &file, Mode::Shared, pacer)?;
+            if !wait(root, entry, &file, Mode::Shared, pacer)? {
+                continue;
+            }
         }
         if let Some(lock) = KeyLock::confirm(root, entry, file, Mode::Shared)? {
             return Ok(Some(lock));
@@ -192,30 +196,30 @@ pub(crate) fn try_exclusive(root: &Arc<Root>, entry: &EntryPath, create: bool) -
     }
 }
 
-/// Waits for `file`, which was found busy, as long as the caller wants to. It may have lost its name
-/// by then.
+/// Waits for `file`, which was found busy, as long as the caller wants to. `false`: it is not locked,
+/// because it has lost its name; when it is locked it may have lost it too.
 fn wait(
     root: &Root,
     entry: &EntryPath,
     file: &File,
     mode: Mode,
     pacer: &mut Pacer<'_>,
-) -> Result<()> {
+) -> Result<bool> {
     pacer.note_wait();
     if pacer.may_block() {
-        return wait_flock(root, entry, file, mode);
+        return wait_flock(root, entry, file, mode).map(|()| true);
     }
     loop {
         pacer.pause(&root.absolute(entry.value()), || read_holder(file))?;
         if try_flock(root, entry, file, mode)? {
-            return Ok(());
+            return Ok(true);
         }
         // Who deleted this file may have gone on to hold it: what counts is the new one.
         let id = sys::fstat(file)
             .reading("look at the lock file", || at_lock(root, entry))?
             .id;
         if identity(root, entry)? != Some(id) {
-            return Ok(());
+            return Ok(false);
         }
     }
 }

@@ -797,3 +797,48 @@ fn a_record_that_is_none_is_an_unknown_holder() {
         assert_eq!(listing(store.base()), empty_store());
     });
 }
+
+/// A path that names now one, now another file, both of them locked: whoever says that he holds the
+/// lock has to hold one of them.
+#[test]
+fn a_waiter_believes_no_lock_that_it_does_not_hold() {
+    in_both(|store| {
+        let holder = store.holder();
+        let (path, other) = (store.lock_path(), store.base().join("tmp/other"));
+        drop(File::create_new(&other).unwrap());
+        let other_held = lock_in_silence(&other);
+        let done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let cwd = rustix::fs::CWD;
+                let exchange = rustix::fs::RenameFlags::EXCHANGE;
+                let mut exchanges = 0_u64;
+                while !done.load(Ordering::Relaxed) {
+                    // Where the file system has no exchange the paths just stay as they are.
+                    let _ = rustix::fs::renameat_with(cwd, &path, cwd, &other, exchange);
+                    exchanges += 1;
+                }
+                if exchanges % 2 == 1 {
+                    let _ = rustix::fs::renameat_with(cwd, &path, cwd, &other, exchange);
+                }
+            });
+            let waiters: Vec<_> = (0..8)
+                .map(|_| {
+                    let view = store.waiting(Wait::Timeout(Duration::from_millis(300)));
+                    scope.spawn(move || view.lock(KEY).map(drop).unwrap_err().kind())
+                })
+                .collect();
+            let kinds: Vec<_> = waiters.into_iter().map(|w| w.join()).collect();
+            done.store(true, Ordering::Relaxed);
+            for kind in kinds {
+                assert_eq!(kind.unwrap(), ErrorKind::Busy);
+            }
+        });
+        drop(other_held);
+        std::fs::remove_file(&other).unwrap();
+        release(holder);
+        eventually("nothing to be left", || {
+            listing(store.base()) == empty_store()
+        });
+    });
+}
