@@ -24,6 +24,7 @@ const HOLD: &str = "hold";
 const LEAD: &str = "lead";
 const CALL: &str = "call";
 const GIVE_UP: &str = "give-up";
+const LEAVE: &str = "leave-lock-file";
 
 const KEY: &str = "key";
 const LABEL: &str = "what is\nlocked";
@@ -63,6 +64,18 @@ pub(crate) fn play(role: &str, args: &[&str]) -> bool {
             hear();
             store.call(args[2]).unwrap();
             say("called");
+        }
+        LEAVE => {
+            // Says `left`, hears anything.
+            larder::__fault::arm(None);
+            drop(store.lock(KEY).unwrap());
+            let calls = larder::__fault::disarm();
+            let unlink = calls.iter().position(|&call| call == "unlink").unwrap();
+            let refused = larder::__fault::Fault::Fail(rustix::io::Errno::ACCESS.raw_os_error());
+            larder::__fault::arm(Some((unlink, refused)));
+            drop(store.lock(KEY).unwrap());
+            say("left");
+            hear();
         }
         _ => give_up(&store),
     }
@@ -763,6 +776,19 @@ fn a_record_goes_with_the_lock() {
             assert_eq!(holder_in_the_way(&store), None);
         }
         drop(held);
+    });
+}
+
+#[test]
+fn a_record_goes_even_if_its_file_cannot_be_deleted() {
+    in_both(|store| {
+        let mut former = store.worker(LEAVE);
+        former.expect("left");
+        let silent = lock_in_silence(&store.lock_path());
+        assert_eq!(holder_in_the_way(&store), None);
+        drop(silent);
+        former.tell("end");
+        former.finish();
     });
 }
 
