@@ -1,6 +1,7 @@
 //! What the tests share: worker processes, deadlines, looking at a store's files.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::CString;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -8,6 +9,7 @@ use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
+use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, mount_remount, unmount};
 use tempfile::TempDir;
 
 /// Nothing that is waited for takes this long unless it hangs.
@@ -284,5 +286,122 @@ impl Random {
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         (self.0 >> 16) % limit
+    }
+}
+
+/// What `stat` tells of something. The access time is left out unless it is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Facts {
+    ino: u64,
+    mode: u32,
+    owner: (u32, u32),
+    links: u64,
+    len: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+    accessed: Option<(i64, i64)>,
+}
+
+/// A directory and everything below it, by relative path: what stays equal when nothing is touched.
+pub(crate) fn snapshot(base: &Path) -> BTreeMap<String, Facts> {
+    facts(base, false)
+}
+
+/// The same with access times. On an ordinary mount looking at it changes them.
+pub(crate) fn snapshot_with_accesses(base: &Path) -> BTreeMap<String, Facts> {
+    facts(base, true)
+}
+
+fn facts(base: &Path, accessed: bool) -> BTreeMap<String, Facts> {
+    use std::os::unix::fs::MetadataExt;
+    let names = listing(base).into_iter().chain([String::new()]);
+    names
+        .map(|name| {
+            let meta = base
+                .join(name.trim_end_matches('/'))
+                .symlink_metadata()
+                .unwrap();
+            let facts = Facts {
+                ino: meta.ino(),
+                mode: meta.mode(),
+                owner: (meta.uid(), meta.gid()),
+                links: meta.nlink(),
+                len: meta.len(),
+                modified: (meta.mtime(), meta.mtime_nsec()),
+                changed: (meta.ctime(), meta.ctime_nsec()),
+                accessed: accessed.then(|| (meta.atime(), meta.atime_nsec())),
+            };
+            (name, facts)
+        })
+        .collect()
+}
+
+/// The permission bits of a path, with setgid and its like.
+pub(crate) fn mode(path: &Path) -> u32 {
+    use std::os::unix::fs::PermissionsExt;
+    path.symlink_metadata().unwrap().permissions().mode() & 0o7777
+}
+
+pub(crate) fn chmod(path: &Path, mode: u32) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// Something mounted for the time of a test, on a directory of its own. Needs root.
+#[derive(Debug)]
+pub(crate) struct Mount {
+    point: TempDir,
+}
+
+impl Mount {
+    /// An empty tmpfs, with options as in `size=1m,nr_inodes=50`.
+    pub(crate) fn tmpfs(options: &str) -> Mount {
+        let point = tempdir();
+        let options = CString::new(options).unwrap();
+        let flags = MountFlags::empty();
+        mount("tmpfs", point.path(), "tmpfs", flags, &*options).unwrap();
+        Mount { point }
+    }
+
+    /// A second view of a directory, with flags of its own.
+    pub(crate) fn view(of: &Path, flags: MountFlags) -> Mount {
+        let point = tempdir();
+        mount_bind(of, point.path()).unwrap();
+        let mount = Mount { point }; // from here on it is unmounted whatever happens
+        mount_remount(mount.path(), MountFlags::BIND | flags, "").unwrap();
+        mount
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.point.path()
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        // What is still in use goes when that ends.
+        if unmount(self.point.path(), UnmountFlags::DETACH).is_err() {
+            // Better to leave a directory behind than to delete through it what is mounted there.
+            self.point.disable_cleanup(true);
+        }
+    }
+}
+
+/// Runs something that must not hang, and fails if it does.
+pub(crate) fn in_time<T: Send + 'static>(
+    what: &str,
+    run: impl FnOnce() -> T + Send + 'static,
+) -> T {
+    let (sender, receiver) = channel();
+    let thread = std::thread::spawn(move || {
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
+        let _ = sender.send(result);
+    });
+    match receiver.recv_timeout(DEADLINE) {
+        Ok(result) => {
+            thread.join().unwrap();
+            result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        }
+        Err(_) => panic!("{what} hangs"),
     }
 }
