@@ -40,9 +40,9 @@ const NEST_DEPTH: usize = 3;
 /// The store checks the path before it uses it for anything: it must be relative and made of normal
 /// components (no `..`, no `.`, no doubled or trailing slash, no NUL), each of at most 240 bytes and
 /// none ending in `.lock` or `.larder`; together at most 2,048 bytes; and the first must not be one
-/// of the store's own names (`tmp`, `gc.lock`, `CACHEDIR.TAG`, anything that begins with `larder-`).
-/// Anything else is [`ErrorKind::InvalidKey`](crate::ErrorKind::InvalidKey), and no file is touched.
-/// One key's path must not be a directory on the way to another's.
+/// of the store's own names (`tmp`, `gc`, `gc.lock`, `CACHEDIR.TAG`, anything that begins with
+/// `larder-`). Anything else is [`ErrorKind::InvalidKey`](crate::ErrorKind::InvalidKey), and no file
+/// is touched. One key's path must not be a directory on the way to another's.
 #[auto_impl(&, Box, Rc, Arc)]
 pub trait PathKey {
     /// The value's path, relative to the store's base directory.
@@ -159,7 +159,7 @@ impl ArtifactHash {
             && mode
                 .bytes()
                 .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_'));
-        if !named || mode == "tmp" || mode.starts_with("larder-") {
+        if !named || mode == "tmp" || mode == "gc" || mode.starts_with("larder-") {
             return Err(invalid_hash(format!(
                 "{mode:?} is no name of a hash algorithm"
             )));

@@ -97,7 +97,7 @@ fn flaw(path: &[u8]) -> Option<&'static str> {
         if is_beside(name) {
             return Some("a component ends in '.lock' or '.larder', which are the store's own");
         }
-        if depth == 0 && is_reserved(name) {
+        if depth == 0 && (is_reserved(name) || has_reserved_lock(name)) {
             return Some("its first component is a name that the store keeps for itself");
         }
     }
@@ -115,6 +115,12 @@ pub(crate) fn is_reserved(name: &[u8]) -> bool {
         .iter()
         .any(|own| own.as_bytes() == name)
         || name.starts_with(RESERVED_PREFIX.as_bytes())
+}
+
+/// Whether the lock of an entry of this name, at the top of the base directory, would be a file of
+/// the store's own: `gc` and `gc.lock`.
+fn has_reserved_lock(name: &[u8]) -> bool {
+    GC_LOCK.as_bytes().strip_suffix(LOCK_SUFFIX.as_bytes()) == Some(name)
 }
 
 /// Whether this name, at the top of a directory without a marker, can come from a store of the

@@ -187,6 +187,14 @@ fn a_key_that_begins_with_a_reserved_name_is_refused() {
     }
 }
 
+/// The lock file of a key `gc` would be `gc.lock`, which is the store's own: releasing the key
+/// deleted it, and in a store of directories it made an entry of everything below `gc/`.
+#[test]
+fn a_key_whose_lock_would_be_the_stores_own_is_refused() {
+    refuses_keys(&[b"gc", b"gc/x"]);
+    assert!(ArtifactHash::new("gc", [0; 8]).is_err());
+}
+
 #[test]
 fn reserved_names_are_free_further_down() {
     let dir = tempdir();
