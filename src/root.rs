@@ -13,7 +13,7 @@ use crate::error::{Error, IoContext, Repr, Result};
 use crate::layout::{self, CACHEDIR_TAG, EntryPath, GC_LOCK, MARKER, RESERVED_PREFIX, TMP};
 use crate::marker::{MAX_BYTES, Marker, Share, StoreKind};
 use crate::options::StoreOptions;
-use crate::sys::{self, Dir, FileSystem, Kind, temp};
+use crate::sys::{self, Dir, Errno, FileSystem, Kind, temp};
 
 const CACHEDIR_TAG_TEXT: &str = "Signature: 8a477f597d28d172789f06886806bc55\n\
     # This file is a cache directory tag created by larder.\n\
@@ -124,13 +124,20 @@ impl Root {
 
     fn read_marker(&self) -> Result<Option<Marker>> {
         let at = || self.absolute(MARKER);
-        let opened = sys::absent_is_none(self.dir.open_read(MARKER));
+        let no_marker = || Err(Error::mismatch(&self.path, "its marker is not a marker"));
+        let opened = match self.dir.open_read(MARKER) {
+            // A symbolic link, or a socket.
+            Err(err) if sys::is(&err, Errno::LOOP) || sys::is(&err, Errno::NXIO) => {
+                return no_marker();
+            }
+            opened => sys::absent_is_none(opened),
+        };
         let Some(file) = opened.reading("open the store's marker", at)? else {
             return Ok(None);
         };
         let meta = sys::fstat(&file).reading("read the store's marker", at)?;
         if meta.kind != Kind::File || meta.len > MAX_BYTES as u64 {
-            return Err(Error::mismatch(&self.path, "its marker is not a marker"));
+            return no_marker();
         }
         let bytes = sys::read_start(&file, MAX_BYTES).reading("read the store's marker", at)?;
         match Marker::parse(&bytes) {

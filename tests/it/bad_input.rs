@@ -499,6 +499,31 @@ fn a_store_with_an_unknown_read_only_feature_can_only_be_read() {
 }
 
 #[test]
+fn a_marker_that_is_no_regular_file_is_refused_at_once() {
+    let outside = tempdir();
+    let real = outside.path().join("larder-store");
+    std::fs::write(&real, marked().2).unwrap();
+    type Make<'a> = &'a dyn Fn(&Path);
+    let makes: [(&str, Make<'_>); 6] = [
+        ("a directory", &|path| std::fs::create_dir(path).unwrap()),
+        ("a FIFO", &fifo),
+        ("a socket", &socket),
+        ("a symbolic link", &|path| symlink(&real, path).unwrap()),
+        ("a dangling link", &|path| symlink("nowhere", path).unwrap()),
+        ("1 MiB long", &|path| {
+            std::fs::write(path, vec![b'\n'; 1024 * 1024]).unwrap();
+        }),
+    ];
+    for (what, make) in makes {
+        let (dir, marker, _) = marked();
+        std::fs::remove_file(&marker).unwrap();
+        make(&marker);
+        println!("a marker that is {what}");
+        refuses_even_to_adopt(dir.path());
+    }
+}
+
+#[test]
 fn a_dangling_symbolic_link_as_base_is_refused_and_not_followed() {
     let dir = tempdir();
     let base = dir.path().join("store");
