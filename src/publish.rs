@@ -35,6 +35,29 @@ pub(crate) fn close_file(root: &Root, file: &std::fs::File) -> io::Result<()> {
     sys::fchmod(file, root.sealed_mode(mode))
 }
 
+/// Whether there is a value, without opening it.
+pub(crate) fn is_there(root: &Root, entry: &EntryPath) -> Result<bool> {
+    let found = root
+        .dir
+        .look(entry.value())
+        .reading("look at the value", || root.absolute(entry.value()))?;
+    match found {
+        None => Ok(false),
+        Some(meta) if meta.kind == Kind::File => Ok(true),
+        Some(meta) => Err(not_a_value(meta.kind, root, entry)),
+    }
+}
+
+/// The error for what is at a value's path and is none.
+pub(crate) fn not_a_value(kind: Kind, root: &Root, entry: &EntryPath) -> Error {
+    let why = match kind {
+        Kind::Dir => "there is a directory where a value should be",
+        Kind::Link => "there is a symbolic link where a value should be",
+        Kind::File | Kind::Other => "there is something else where a value should be",
+    };
+    Error::corrupt(root.absolute(entry.value()), why)
+}
+
 /// Publishes a sealed file.
 pub(crate) fn file(lock: &KeyLock, staged: StagedFile) -> Result<()> {
     let (root, entry) = (lock.root(), lock.entry());
@@ -46,11 +69,10 @@ pub(crate) fn file(lock: &KeyLock, staged: StagedFile) -> Result<()> {
 /// Gives a staged, sealed file its name. Does not make the name durable.
 pub(crate) fn rename_file(lock: &KeyLock, staged: &Path) -> Result<()> {
     let (root, entry) = (lock.root(), lock.entry());
+    // The rename would replace a symbolic link or a FIFO, which is not ours to take away.
+    is_there(root, entry)?;
     match root.dir.rename(staged, entry.value()) {
-        Err(err) if sys::is(&err, Errno::ISDIR) => Err(Error::corrupt(
-            root.absolute(entry.value()),
-            "there is a directory where a value should be",
-        )),
+        Err(err) if sys::is(&err, Errno::ISDIR) => Err(not_a_value(Kind::Dir, root, entry)),
         renamed => {
             renamed.writing("put the value in place", || root.absolute(entry.value()))?;
             lock.note_occupied(true);
@@ -73,16 +95,13 @@ pub(crate) fn sync_names(root: &Root, entry: &EntryPath) -> Result<()> {
 /// Takes a value away. `false`: there was none.
 pub(crate) fn remove_file(lock: &KeyLock) -> Result<bool> {
     let (root, entry) = (lock.root(), lock.entry());
-    let at = || root.absolute(entry.value());
+    if !is_there(root, entry)? {
+        return Ok(false);
+    }
     match root.dir.unlink(entry.value()) {
         Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(false),
-        Err(err) if sys::is(&err, Errno::ISDIR) => {
-            return Err(Error::corrupt(
-                at(),
-                "there is a directory where a value should be",
-            ));
-        }
-        removed => removed.writing("remove the value", at)?,
+        Err(err) if sys::is(&err, Errno::ISDIR) => return Err(not_a_value(Kind::Dir, root, entry)),
+        removed => removed.writing("remove the value", || root.absolute(entry.value()))?,
     }
     lock.note_occupied(false);
     sync_names(root, entry)?;

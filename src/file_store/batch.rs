@@ -64,6 +64,7 @@ impl Batch {
     ) -> Result<()> {
         let entry = EntryPath::of(key)?;
         self.root.check_writable("stage a value", &entry)?;
+        publish::is_there(&self.root, &entry)?;
         let staged = match &mut self.staged {
             Some(staged) => staged,
             none => none.insert(Staged {

@@ -142,7 +142,7 @@ impl KVFileStore {
     ///
     /// As [`get`](Self::get).
     pub fn contains<K: PathKey + ?Sized>(&self, key: &K) -> Result<bool> {
-        value::is_there(&self.root, &EntryPath::of(key)?)
+        publish::is_there(&self.root, &EntryPath::of(key)?)
     }
 
     /// Opens a value; if there is none, computes it, once among all processes and threads that ask.
@@ -204,6 +204,7 @@ impl KVFileStore {
         let entry = EntryPath::of(key)?;
         let root = &self.root;
         root.check_writable("write a value", &entry)?;
+        publish::is_there(root, &entry)?; // so that the closure does not run for nothing
         let staged = ValueWriter::fill(root, key, &entry, StagedFile::new(root)?, f)?;
         publish::seal_file(root, &staged)?;
         let lock = lock::exclusive(root, &entry, &mut self.waiting.start())?;
@@ -222,6 +223,7 @@ impl KVFileStore {
     pub fn lock<K: PathKey + ?Sized>(&self, key: &K) -> Result<KVFileLock> {
         let entry = EntryPath::of(key)?;
         self.root.check_writable("lock the key", &entry)?;
+        publish::is_there(&self.root, &entry)?;
         let lock = lock::exclusive(&self.root, &entry, &mut self.waiting.start())?;
         Ok(KVFileLock::new(lock, key))
     }
@@ -234,6 +236,7 @@ impl KVFileStore {
     pub fn try_lock<K: PathKey + ?Sized>(&self, key: &K) -> Result<Option<KVFileLock>> {
         let entry = EntryPath::of(key)?;
         self.root.check_writable("lock the key", &entry)?;
+        publish::is_there(&self.root, &entry)?;
         match lock::try_exclusive(&self.root, &entry, true)? {
             Tried::Lock(lock) => Ok(Some(KVFileLock::new(lock, key))),
             Tried::Busy | Tried::Absent => Ok(None),
@@ -247,12 +250,12 @@ impl KVFileStore {
     /// As [`lock`](Self::lock).
     pub fn lock_if_exists<K: PathKey + ?Sized>(&self, key: &K) -> Result<Option<KVFileLock>> {
         let entry = EntryPath::of(key)?;
-        if !value::is_there(&self.root, &entry)? {
+        if !publish::is_there(&self.root, &entry)? {
             return Ok(None);
         }
         let lock = self.lock(key)?;
         // Removed while we waited for the lock: dropping the lock removes what it created.
-        Ok(value::is_there(&self.root, &entry)?.then_some(lock))
+        Ok(publish::is_there(&self.root, &entry)?.then_some(lock))
     }
 
     /// Removes a value. `false` if there was none. Readers that have it open keep it.
@@ -262,7 +265,7 @@ impl KVFileStore {
     /// As [`lock`](Self::lock).
     pub fn remove<K: PathKey + ?Sized>(&self, key: &K) -> Result<bool> {
         let entry = EntryPath::of(key)?;
-        if !value::is_there(&self.root, &entry)? {
+        if !publish::is_there(&self.root, &entry)? {
             return Ok(false);
         }
         self.root.check_writable("remove the value", &entry)?;
@@ -278,7 +281,7 @@ impl KVFileStore {
     /// As [`get`](Self::get). Where the note is not allowed to be written that is no error.
     pub fn touch<K: PathKey + ?Sized>(&self, key: &K) -> Result<bool> {
         let entry = EntryPath::of(key)?;
-        let there = value::is_there(&self.root, &entry)?;
+        let there = publish::is_there(&self.root, &entry)?;
         if there && !self.root.options.read_only && !self.root.file_system.overlay {
             let _ = self.root.dir.stamp(entry.value(), sys::Stamp::Accessed);
         }

@@ -6,11 +6,12 @@ use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use crate::error::{Error, IoContext, Result};
+use crate::error::{IoContext, Result};
 use crate::file_store::KVFileLock;
 use crate::file_store::writer::read_back;
 use crate::layout::EntryPath;
 use crate::outcome::Outcome;
+use crate::publish::not_a_value;
 use crate::recency;
 use crate::root::Root;
 use crate::sys::{self, Errno, Kind, Meta, Stamp};
@@ -124,28 +125,6 @@ pub(super) fn open_file(root: &Root, entry: &EntryPath) -> Result<Option<(File, 
         let _ = sys::fstamp(&file, Stamp::Accessed);
     }
     Ok(Some((file, meta)))
-}
-
-/// Whether there is a value, without opening it.
-pub(super) fn is_there(root: &Root, entry: &EntryPath) -> Result<bool> {
-    let found = root
-        .dir
-        .look(entry.value())
-        .reading("look at the value", || root.absolute(entry.value()))?;
-    match found {
-        None => Ok(false),
-        Some(meta) if meta.kind == Kind::File => Ok(true),
-        Some(meta) => Err(not_a_value(meta.kind, root, entry)),
-    }
-}
-
-fn not_a_value(kind: Kind, root: &Root, entry: &EntryPath) -> Error {
-    let why = match kind {
-        Kind::Dir => "there is a directory where a value should be",
-        Kind::Link => "there is a symbolic link where a value should be",
-        Kind::File | Kind::Other => "there is something else where a value should be",
-    };
-    Error::corrupt(root.absolute(entry.value()), why)
 }
 
 /// A value, read while its key is locked; see [`KVFileLock::reader`].

@@ -626,6 +626,77 @@ fn outside() -> tempfile::TempDir {
     dir
 }
 
+#[test]
+fn a_strange_thing_at_a_values_path_is_an_error_and_stays() {
+    for thing in NO_VALUES {
+        let (dir, outside) = (tempdir(), outside());
+        let store = KVFileStore::new(dir.path()).unwrap();
+        std::fs::create_dir(dir.path().join("a")).unwrap();
+        let path = dir.path().join("a/v");
+        thing.make(&path, outside.path());
+        let there = snapshot(outside.path());
+        for sentence in every_file_call_fails(&store, &at("a/v"), ErrorKind::Corrupt) {
+            assert!(sentence.contains(path.to_str().unwrap()), "{sentence}");
+        }
+        assert!(thing.is_at(&path), "{thing:?}");
+        assert_eq!(snapshot(outside.path()), there, "{thing:?}");
+        // The others are not disturbed, and whoever clears is told.
+        store.set(&at("a/other"), text).unwrap();
+        assert_eq!(store.entries().map(Result::unwrap).count(), 1);
+        let report = store.clear().unwrap();
+        assert_eq!(report.removed, 1, "{thing:?}");
+        assert!(thing == Thing::Dir || report.kept[0].path == path);
+    }
+}
+
+#[test]
+fn a_strange_thing_that_comes_while_a_value_is_written_stays() {
+    for thing in NO_VALUES {
+        let (dir, outside) = (tempdir(), outside());
+        let store = KVFileStore::new(dir.path()).unwrap();
+        std::fs::create_dir(dir.path().join("a")).unwrap();
+        let path = dir.path().join("a/v");
+        let come = |w: &mut ValueWriter| {
+            thing.make(&path, outside.path());
+            text(w)
+        };
+        let gone = || {
+            assert!(thing.is_at(&path), "{thing:?}");
+            match thing {
+                Thing::Dir => std::fs::remove_dir(&path).unwrap(),
+                _ => std::fs::remove_file(&path).unwrap(),
+            }
+        };
+        let err = store.get_or_set(&at("a/v"), come).unwrap_err();
+        assert_eq!(err.kind(), ErrorKind::Corrupt, "{thing:?}: {err}");
+        gone();
+        let err = store.set(&at("a/v"), come).unwrap_err();
+        assert_eq!(err.kind(), ErrorKind::Corrupt, "{thing:?}: {err}");
+        gone();
+        let mut batch = store.batch();
+        batch.set(&at("a/v"), come).unwrap();
+        let err = batch.commit().unwrap_err();
+        assert_eq!(err.kind(), ErrorKind::Corrupt, "{thing:?}: {err}");
+        gone();
+        let lock = store.lock(&at("a/v")).unwrap();
+        thing.make(&path, outside.path());
+        assert_eq!(lock.reader().unwrap_err().kind(), ErrorKind::Corrupt);
+        let mut write = lock.begin().unwrap();
+        write.write_all(b"text").unwrap();
+        assert_eq!(write.commit().unwrap_err().kind(), ErrorKind::Corrupt);
+        assert!(thing.is_at(&path), "{thing:?}");
+        let err = lock.remove().unwrap_err();
+        assert_eq!(err.kind(), ErrorKind::Corrupt, "{thing:?}: {err}");
+        gone();
+        std::fs::remove_dir(dir.path().join("a")).unwrap();
+        assert_eq!(listing(dir.path()), empty_store());
+        assert_eq!(
+            std::fs::read(outside.path().join("file")).unwrap(),
+            b"outside"
+        );
+    }
+}
+
 /// The calls that take a key's lock whether there is a value or not.
 const LOCKING_FILE_CALLS: [FileCall; 5] = [
     ("get_or_set", |s, k| s.get_or_set(k, never).map(drop)),
@@ -810,6 +881,28 @@ fn an_empty_tree_is_a_value() {
 }
 
 // --- keys on the way to other keys ---
+
+#[test]
+fn a_key_whose_path_is_a_directory_of_values_is_an_error() {
+    let dir = tempdir();
+    let store = KVFileStore::new(dir.path()).unwrap();
+    store.set(&at("a/b/c"), text).unwrap();
+    for key in ["a", "a/b"] {
+        every_file_call_fails(&store, &at(key), ErrorKind::Corrupt);
+    }
+    assert_eq!(store.read(&at("a/b/c")).unwrap().unwrap(), b"text");
+}
+
+#[test]
+fn a_key_below_a_value_is_an_error() {
+    let dir = tempdir();
+    let store = KVFileStore::new(dir.path()).unwrap();
+    store.set(&at("a"), text).unwrap();
+    for key in ["a/b", "a/b/c"] {
+        every_file_call_fails(&store, &at(key), ErrorKind::Io);
+    }
+    assert_eq!(store.read(&at("a")).unwrap().unwrap(), b"text");
+}
 
 #[test]
 fn a_key_whose_path_is_a_directory_of_trees_is_absent_and_cannot_be_made() {
