@@ -14,7 +14,7 @@ use crate::layout::EntryPath;
 use crate::lock::KeyLock;
 use crate::options::Durability;
 use crate::root::Root;
-use crate::sidecar::Sidecar;
+use crate::sidecar::{self, Sidecar};
 use crate::staging::{self, StagedDir, StagedFile};
 use crate::sys::{self, Errno, Kind};
 use crate::tree;
@@ -168,6 +168,8 @@ pub(crate) fn tree(lock: KeyLock, sealed: SealedTree) -> Result<Option<KeyLock>>
         root_mode,
     } = sealed;
     let at = || root.absolute(entry.value());
+    // What is no tree is not ours to take away, nor to give a sidecar to.
+    sidecar::directory_at(&root, &entry)?;
     // The sidecar comes first, so that a tree of ours is never without.
     root.dir
         .rename(staged.sidecar_path(), entry.sidecar())
@@ -270,11 +272,7 @@ pub(crate) fn remove_tree(lock: KeyLock) -> Result<bool> {
     let root = Arc::clone(lock.root());
     let entry = lock.entry().clone();
     let at = || root.absolute(entry.value());
-    let had_tree = root
-        .dir
-        .look(entry.value())
-        .writing("remove the tree", at)?
-        .is_some();
+    let had_tree = sidecar::directory_at(&root, &entry)?.is_some();
     let dead = take_away(&root, &entry).writing("remove the tree", at)?;
     sys::absent_is_none(root.dir.unlink(entry.sidecar()))
         .writing("remove what is known of the tree", at)?;

@@ -153,32 +153,28 @@ pub(crate) enum Seen {
     },
 }
 
+/// The directory at an entry's path; an error if something else is there.
+pub(crate) fn directory_at(root: &Root, entry: &EntryPath) -> Result<Option<Meta>> {
+    let at = || root.absolute(entry.value());
+    let found = root.dir.look(entry.value());
+    let Some(meta) = found.reading("look at the tree", at)? else {
+        return Ok(None);
+    };
+    let why = match meta.kind {
+        Kind::Dir => return Ok(Some(meta)),
+        Kind::Link => "there is a symbolic link where a tree should be",
+        Kind::File | Kind::Other => "there is a file where a tree should be",
+    };
+    Err(Error::corrupt(at(), why))
+}
+
 /// Looks at an entry's path, and beside it.
 pub(crate) fn look(root: &Root, entry: &EntryPath) -> Result<Seen> {
-    let at = || root.absolute(entry.value());
-    let Some(meta) = root
-        .dir
-        .look(entry.value())
-        .reading("look at the tree", at)?
-    else {
+    let Some(meta) = directory_at(root, entry)? else {
         return Ok(Seen::Nothing);
     };
-    match meta.kind {
-        Kind::Dir => {}
-        Kind::Link => {
-            return Err(Error::corrupt(
-                at(),
-                "there is a symbolic link where a tree should be",
-            ));
-        }
-        Kind::File | Kind::Other => {
-            return Err(Error::corrupt(
-                at(),
-                "there is a file where a tree should be",
-            ));
-        }
-    }
-    let beside = beside(root, entry, &meta).reading("look at the tree", at)?;
+    let beside =
+        beside(root, entry, &meta).reading("look at the tree", || root.absolute(entry.value()))?;
     let dead = beside
         .as_ref()
         .and_then(|beside| beside.sidecar.as_ref())

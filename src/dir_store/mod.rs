@@ -159,7 +159,8 @@ impl KVDirStore {
     }
 
     /// Refuses a key at whose path there is a directory that is no entry, such as one that holds
-    /// other entries: a lock file beside it would make it look like one.
+    /// other entries: a lock file beside it would make it look like one. Or anything else that is
+    /// no tree.
     fn refuse_strangers(&self, entry: &EntryPath) -> Result<()> {
         let root = &self.root;
         let at = || root.absolute(entry.value());
@@ -210,7 +211,6 @@ impl KVDirStore {
         let at = root.absolute(entry.value());
         root.check_writable("replace the tree", &entry)?;
         self.refuse_strangers(&entry)?;
-        look(root, &entry)?;
         let staged = StagedDir::new(root, TREE_PREFIX)?;
         f(&root.absolute(staged.path())).map_err(|err| closure_failed(key, &at, err))?;
         let sealed = publish::seal_tree(root, staged, key.label().as_deref())?;

@@ -483,7 +483,10 @@ impl KeyLock {
 
     /// Whether the lock file has to stay: a tree that has no sidecar is an entry because of it.
     fn keeps_file(&self) -> bool {
-        let has_tree = || !matches!(self.root.dir.look(self.entry.value()), Ok(None));
+        let has_tree = || match self.root.dir.look(self.entry.value()) {
+            Ok(found) => found.is_some_and(|meta| meta.kind == Kind::Dir),
+            Err(_) => true,
+        };
         self.superseded || (self.root.kind == StoreKind::Dirs && has_tree())
     }
 }

@@ -697,6 +697,52 @@ fn a_strange_thing_that_comes_while_a_value_is_written_stays() {
     }
 }
 
+#[test]
+fn a_strange_thing_that_comes_while_a_tree_is_made_stays() {
+    for thing in NO_TREES {
+        let (dir, outside) = (tempdir(), outside());
+        let store = KVDirStore::new(dir.path()).unwrap();
+        std::fs::create_dir(dir.path().join("a")).unwrap();
+        let path = dir.path().join("a/v");
+        let come = |_: &Path| {
+            thing.make(&path, outside.path());
+            Ok(())
+        };
+        let gone = || {
+            assert!(thing.is_at(&path), "{thing:?}");
+            std::fs::remove_file(&path).unwrap();
+            for beside in ["a/v.larder", "a/v.lock"] {
+                assert!(!dir.path().join(beside).exists(), "{thing:?} {beside}");
+            }
+        };
+        let err = store.get_or_set(&at("a/v"), come).unwrap_err();
+        assert_eq!(err.kind(), ErrorKind::Corrupt, "{thing:?}: {err}");
+        gone();
+        let err = store.replace(&at("a/v"), come).unwrap_err();
+        assert_eq!(err.kind(), ErrorKind::Corrupt, "{thing:?}: {err}");
+        gone();
+        let lock = store.lock(&at("a/v")).unwrap();
+        thing.make(&path, outside.path());
+        assert!(!lock.exists());
+        assert_eq!(lock.try_exists().unwrap_err().kind(), ErrorKind::Corrupt);
+        let err = lock.remove().unwrap_err();
+        assert_eq!(err.kind(), ErrorKind::Corrupt, "{thing:?}: {err}");
+        gone();
+        let lock = store.lock(&at("a/v")).unwrap();
+        let tree = lock.tempdir().unwrap();
+        thing.make(&path, outside.path());
+        let err = lock.publish(tree).unwrap_err();
+        assert_eq!(err.kind(), ErrorKind::Corrupt, "{thing:?}: {err}");
+        gone();
+        let _ = std::fs::remove_dir(dir.path().join("a"));
+        assert_eq!(listing(dir.path()), empty_store());
+        assert_eq!(
+            std::fs::read(outside.path().join("file")).unwrap(),
+            b"outside"
+        );
+    }
+}
+
 /// The calls that take a key's lock whether there is a value or not.
 const LOCKING_FILE_CALLS: [FileCall; 5] = [
     ("get_or_set", |s, k| s.get_or_set(k, never).map(drop)),
