@@ -68,6 +68,11 @@ impl EntryPath {
         above.pop();
         above.into_iter()
     }
+
+    /// The entries that would be at those directories.
+    pub(crate) fn entries_above(&self) -> impl Iterator<Item = EntryPath> {
+        self.directories().map(|path| EntryPath(path.to_path_buf()))
+    }
 }
 
 /// Why these bytes cannot be a key's path, if they cannot.

@@ -160,7 +160,7 @@ impl KVDirStore {
 
     /// Refuses a key at whose path there is a directory that is no entry, such as one that holds
     /// other entries: a lock file beside it would make it look like one. Or anything else that is
-    /// no tree.
+    /// no tree; and a key that leads into a tree.
     fn refuse_strangers(&self, entry: &EntryPath) -> Result<()> {
         let root = &self.root;
         let at = || root.absolute(entry.value());
@@ -187,6 +187,26 @@ impl KVDirStore {
             ));
         }
         Ok(())
+    }
+
+    /// Whether a lock file or a sidecar is at an entry's path, which makes an entry of a directory.
+    fn is_marked(&self, entry: &EntryPath) -> Result<bool> {
+        let there = |path: &Path| {
+            let found = self.root.dir.look(path);
+            found.reading("look at the tree", || self.root.absolute(entry.value()))
+        };
+        Ok(there(&entry.lock())?.is_some() || there(&entry.sidecar())?.is_some())
+    }
+
+    /// Whether a key's path leads into a tree: what is in there is not the store's, even if it is
+    /// called like a lock file.
+    fn is_inside_a_tree(&self, entry: &EntryPath) -> Result<bool> {
+        for above in entry.entries_above() {
+            if self.is_marked(&above)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Makes a tree and publishes it, in place of one that may be there; the last one wins.
@@ -245,9 +265,7 @@ impl KVDirStore {
             Seen::Nothing | Seen::Dead => Ok(false),
             Seen::Tree { beside: Some(_) } => Ok(true),
             Seen::Tree { beside: None } => {
-                let lock = self.root.dir.look(entry.lock());
-                let at = || self.root.absolute(entry.value());
-                Ok(lock.reading("look at the tree", at)?.is_some())
+                Ok(self.is_marked(entry)? && !self.is_inside_a_tree(entry)?)
             }
         }
     }

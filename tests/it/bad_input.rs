@@ -980,6 +980,41 @@ fn a_key_whose_path_is_a_directory_of_trees_is_absent_and_cannot_be_made() {
     assert!(store.get(&hash).unwrap().unwrap().join("text").exists());
 }
 
+/// What is in a tree is not the store's: no key reaches into it.
+#[test]
+fn a_key_below_a_tree_is_absent_and_cannot_be_made() {
+    let dir = tempdir();
+    let store = KVDirStore::new(dir.path()).unwrap();
+    let plant = |tree: &Path| {
+        for path in ["sub", "Cargo"] {
+            std::fs::create_dir(tree.join(path))?;
+        }
+        Ok(std::fs::write(
+            tree.join("Cargo.lock"),
+            "not a lock of ours",
+        )?)
+    };
+    drop(store.get_or_set(&at("a/tree"), plant).unwrap());
+    let before = snapshot(dir.path());
+    for key in ["a/tree/sub", "a/tree/Cargo", "a/tree/new", "a/tree/sub/new"] {
+        let key = at(key);
+        assert!(store.get(&key).unwrap().is_none());
+        assert!(!store.contains(&key).unwrap());
+        assert!(!store.remove(&key).unwrap());
+        assert!(!store.touch(&key).unwrap());
+        assert!(store.lock_if_exists(&key).unwrap().is_none());
+        for err in [
+            store.get_or_set(&key, never_tree).unwrap_err(),
+            store.replace(&key, never_tree).unwrap_err(),
+            store.lock(&key).unwrap_err(),
+            store.try_lock(&key).unwrap_err(),
+        ] {
+            assert_eq!(err.kind(), ErrorKind::Corrupt, "{err}");
+        }
+        assert_eq!(snapshot(dir.path()), before, "{key:?}");
+    }
+}
+
 // --- errors ---
 
 /// Every error names its path, does not repeat its cause, and has it in the chain.
