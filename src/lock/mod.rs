@@ -353,6 +353,11 @@ fn check_regular(opened: io::Result<File>, root: &Root, entry: &EntryPath) -> Re
             at(),
             "there is a directory where a lock file should be",
         )),
+        // A socket.
+        Err(err) if sys::is(&err, Errno::NXIO) => Err(Error::corrupt(
+            at(),
+            "there is something else where a lock file should be",
+        )),
         opened => opened.writing("create the lock file", at),
     }
 }
