@@ -107,6 +107,8 @@ fn remove_entry(root: &Arc<Root>, entry: &EntryPath, report: &mut GcReport) -> R
         Err(err) if err.kind() == ErrorKind::ReadOnly => {
             report.keep(root, entry.value(), KeptReason::NotPermitted);
         }
+        // Something else is where its value or its lock file should be. The sweep reports that.
+        Err(err) if err.kind() == ErrorKind::Corrupt => {}
         Err(err) => return Err(err),
     }
     Ok(())
@@ -151,8 +153,13 @@ fn sweep_into(root: &Arc<Root>, report: &mut GcReport) -> Result<()> {
 /// A lock file or a sidecar that nothing needs: of a tree or value that is not there, or, in a store
 /// of files, of any.
 fn sweep_beside(root: &Arc<Root>, entry: &EntryPath, report: &mut GcReport) -> Result<()> {
-    let has_tree = || sidecar::look(root, entry).map(|seen| matches!(seen, Seen::Tree { .. }));
-    if root.kind == StoreKind::Dirs && has_tree()? {
+    let is_needed = || match sidecar::look(root, entry) {
+        Ok(seen) => Ok(matches!(seen, Seen::Tree { .. })),
+        // What is there instead is reported by itself. What is beside it stays until it is gone.
+        Err(err) if err.kind() == ErrorKind::Corrupt => Ok(true),
+        Err(err) => Err(err),
+    };
+    if root.kind == StoreKind::Dirs && is_needed()? {
         return Ok(());
     }
     let lock = match lock::try_exclusive(root, entry, true) {
@@ -162,10 +169,14 @@ fn sweep_beside(root: &Arc<Root>, entry: &EntryPath, report: &mut GcReport) -> R
             report.keep(root, entry.lock(), KeptReason::NotPermitted);
             return Ok(());
         }
+        Err(err) if err.kind() == ErrorKind::Corrupt => {
+            report.keep(root, entry.lock(), KeptReason::Foreign);
+            return Ok(());
+        }
         Err(err) => return Err(err),
     };
     if root.kind == StoreKind::Dirs {
-        if has_tree()? {
+        if is_needed()? {
             return Ok(());
         }
         // Also ends what was begun to be deleted where it stands.

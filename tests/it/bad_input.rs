@@ -698,6 +698,35 @@ fn a_strange_thing_that_comes_while_a_value_is_written_stays() {
 }
 
 #[test]
+fn a_strange_thing_at_a_trees_path_is_an_error_and_stays() {
+    for thing in NO_TREES {
+        for beside in ["", ".lock", ".larder"] {
+            let (dir, outside) = (tempdir(), outside());
+            let store = KVDirStore::new(dir.path()).unwrap();
+            std::fs::create_dir(dir.path().join("a")).unwrap();
+            let path = dir.path().join("a/v");
+            thing.make(&path, outside.path());
+            if !beside.is_empty() {
+                std::fs::write(dir.path().join(format!("a/v{beside}")), "").unwrap();
+            }
+            let there = snapshot(outside.path());
+            for sentence in every_dir_call_fails(&store, &at("a/v"), ErrorKind::Corrupt) {
+                assert!(sentence.contains(path.to_str().unwrap()), "{sentence}");
+                assert!(!sentence.contains("directory that is no"), "{sentence}");
+            }
+            drop(store.get_or_set(&at("a/other"), text_tree).unwrap());
+            assert_eq!(store.entries().map(Result::unwrap).count(), 1);
+            let report = store.clear().unwrap();
+            assert_eq!(report.removed, 1, "{thing:?}");
+            assert_eq!(report.kept[0].path, path, "{thing:?}{beside}");
+            assert_eq!(report.kept[0].reason, KeptReason::Foreign);
+            assert!(thing.is_at(&path), "{thing:?}{beside}");
+            assert_eq!(snapshot(outside.path()), there, "{thing:?}");
+        }
+    }
+}
+
+#[test]
 fn a_strange_thing_that_comes_while_a_tree_is_made_stays() {
     for thing in NO_TREES {
         let (dir, outside) = (tempdir(), outside());
@@ -755,6 +784,102 @@ const LOCKING_FILE_CALLS: [FileCall; 5] = [
         batch.commit().map(drop)
     }),
 ];
+
+#[test]
+fn a_strange_thing_at_a_locks_path_is_an_error_and_stays() {
+    for thing in NO_LOCKS {
+        let (dir, outside) = (tempdir(), outside());
+        let store = KVFileStore::new(dir.path()).unwrap();
+        std::fs::create_dir(dir.path().join("a")).unwrap();
+        let path = dir.path().join("a/v.lock");
+        thing.make(&path, outside.path());
+        let (before, there) = (listing(dir.path()), snapshot(outside.path()));
+        let fails = |calls: &[FileCall]| {
+            for (name, call) in calls {
+                let (in_thread, call) = (store.clone(), *call);
+                let done = in_time(name, move || call(&in_thread, &at("a/v")));
+                let err = done.expect_err(name);
+                assert_eq!(err.kind(), ErrorKind::Corrupt, "{thing:?} {name}: {err}");
+                assert!(err.to_string().contains(path.to_str().unwrap()), "{err}");
+                assert!(thing.is_at(&path), "{thing:?} {name}");
+            }
+        };
+        fails(&LOCKING_FILE_CALLS);
+        assert_eq!(listing(dir.path()), before, "{thing:?}");
+        // With a value: a hit needs no lock.
+        std::fs::write(dir.path().join("a/v"), "value").unwrap();
+        assert_eq!(store.read(&at("a/v")).unwrap().unwrap(), b"value");
+        fails(&[
+            ("set", |s, k| s.set(k, text).map(drop)),
+            ("lock_if_exists", |s, k| s.lock_if_exists(k).map(drop)),
+            ("remove", |s, k| s.remove(k).map(drop)),
+        ]);
+        assert_eq!(store.read(&at("a/v")).unwrap().unwrap(), b"value");
+        // Nor does it keep others from being cleared.
+        store.set(&at("a/other"), text).unwrap();
+        let report = store.clear().unwrap();
+        assert_eq!(report.removed, 1, "{thing:?}");
+        let is_foreign = |path: PathBuf| {
+            report
+                .kept
+                .iter()
+                .any(|k| k.path == path && k.reason == KeptReason::Foreign)
+        };
+        assert!(is_foreign(path.clone()), "{thing:?}: {:?}", report.kept);
+        assert_eq!(snapshot(outside.path()), there, "{thing:?}");
+    }
+}
+
+#[test]
+fn a_strange_thing_at_a_trees_locks_path_is_an_error_and_stays() {
+    for thing in NO_LOCKS {
+        let (dir, outside) = (tempdir(), outside());
+        let store = KVDirStore::new(dir.path()).unwrap();
+        let key = at("a/v");
+        let path = dir.path().join("a/v.lock");
+        std::fs::create_dir(dir.path().join("a")).unwrap();
+        thing.make(&path, outside.path());
+        let (before, there) = (listing(dir.path()), snapshot(outside.path()));
+        let fails = |calls: &[DirCall]| {
+            for (name, call) in calls {
+                let (in_thread, call) = (store.clone(), *call);
+                let done = in_time(name, move || call(&in_thread, &at("a/v")));
+                let err = done.expect_err(name);
+                assert_eq!(err.kind(), ErrorKind::Corrupt, "{thing:?} {name}: {err}");
+                assert!(thing.is_at(&path), "{thing:?} {name}");
+            }
+        };
+        fails(&[
+            ("get_or_set", |s, k| s.get_or_set(k, never_tree).map(drop)),
+            ("replace", |s, k| s.replace(k, text_tree).map(drop)),
+            ("lock", |s, k| s.lock(k).map(drop)),
+            ("try_lock", |s, k| s.try_lock(k).map(drop)),
+        ]);
+        assert_eq!(listing(dir.path()), before, "{thing:?}");
+        match thing {
+            Thing::Dir => std::fs::remove_dir(&path).unwrap(),
+            _ => std::fs::remove_file(&path).unwrap(),
+        }
+        drop(store.get_or_set(&key, text_tree).unwrap());
+        std::fs::remove_file(&path).unwrap();
+        thing.make(&path, outside.path());
+        fails(&[
+            ("get", |s, k| s.get(k).map(drop)),
+            ("get_or_set", |s, k| s.get_or_set(k, never_tree).map(drop)),
+            ("replace", |s, k| s.replace(k, text_tree).map(drop)),
+            ("lock", |s, k| s.lock(k).map(drop)),
+            ("try_lock", |s, k| s.try_lock(k).map(drop)),
+            ("lock_if_exists", |s, k| s.lock_if_exists(k).map(drop)),
+            ("remove", |s, k| s.remove(k).map(drop)),
+        ]);
+        assert!(dir.path().join("a/v/text").exists());
+        drop(store.get_or_set(&at("a/other"), text_tree).unwrap());
+        let report = store.clear().unwrap();
+        assert_eq!(report.removed, 1, "{thing:?}");
+        assert!(dir.path().join("a/v/text").exists());
+        assert_eq!(snapshot(outside.path()), there, "{thing:?}");
+    }
+}
 
 // --- closures ---
 
