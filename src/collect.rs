@@ -5,21 +5,22 @@
 //! uses is taken.
 
 use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::entries::{self, Item, Walk, is_refused};
+use crate::entries::{self, Item, Walk, is_refused, owner};
 use crate::error::{ErrorKind, IoContext, Result};
-use crate::layout::{EntryPath, LOCK_SUFFIX, SIDECAR_SUFFIX, TMP};
+use crate::layout::{EntryPath, LOCK_SUFFIX, TMP};
 use crate::lock::{self, KeyLock, Tried};
 use crate::marker::StoreKind;
 use crate::publish;
 use crate::root::Root;
 use crate::sidecar::{self, Seen};
 use crate::staging::{self, with_suffix};
-use crate::sys::{self, Kind, flock};
+use crate::sys::{self, Kind, flock, temp};
 use crate::tree;
 
 /// What a collection looked at, took and kept.
@@ -193,21 +194,24 @@ fn sweep_staged(root: &Arc<Root>, report: &mut GcReport) -> Result<()> {
     let mut stems = HashSet::new();
     for found in names.unwrap_or_default() {
         let path = Path::new(TMP).join(&found.name);
-        let name = found.name.as_bytes();
-        let begins = |prefixes: &[&str]| prefixes.iter().any(|p| name.starts_with(p.as_bytes()));
-        let swept = if begins(&[staging::DEAD_PREFIX]) {
+        // The directory was perhaps adopted, so that the beginning of a name is not enough.
+        let named = |name: &OsStr, prefixes: &[&str]| {
+            let mut prefixes = prefixes.iter();
+            prefixes.any(|prefix| temp::is_unique(name.as_bytes(), prefix))
+        };
+        // The directory, its lock and its sidecar are one staged thing.
+        let stem = owner(&found.name).unwrap_or_else(|| found.name.clone());
+        let swept = if named(&found.name, &[staging::DEAD_PREFIX]) {
             tree::delete(&root.dir, &path).map(|()| true)
-        } else if begins(&[staging::FILE_PREFIX, "m-", "l-"]) {
+        } else if named(&found.name, &[staging::FILE_PREFIX, "m-", "l-"]) {
             sweep_file(root, &path)
-        } else if begins(&["d-"]) {
+        } else if named(&found.name, &["d-"]) {
             sys::absent_is_none(root.dir.rmdir(&path)).map(|removed| removed.is_some())
-        } else if begins(&[staging::TREE_PREFIX, staging::BATCH_PREFIX]) {
-            // The directory, its lock and its sidecar are one staged thing.
-            let stem = stem(&path);
+        } else if named(&stem, &[staging::TREE_PREFIX, staging::BATCH_PREFIX]) {
             if !stems.insert(stem.clone()) {
                 continue;
             }
-            sweep_dir(root, &stem)
+            sweep_dir(root, &Path::new(TMP).join(&stem))
         } else {
             report.keep(root, path, KeptReason::Foreign);
             continue;
@@ -219,16 +223,6 @@ fn sweep_staged(root: &Arc<Root>, report: &mut GcReport) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// The staged directory to which a name in `tmp/` belongs.
-fn stem(path: &Path) -> PathBuf {
-    let name = path.as_os_str().as_bytes();
-    let stem = name
-        .strip_suffix(LOCK_SUFFIX.as_bytes())
-        .or_else(|| name.strip_suffix(SIDECAR_SUFFIX.as_bytes()))
-        .unwrap_or(name);
-    Path::new(std::ffi::OsStr::from_bytes(stem)).to_path_buf()
 }
 
 /// Takes the lock of something staged, if nobody has it and it still names what was locked.

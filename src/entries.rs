@@ -206,7 +206,7 @@ impl Walk {
 }
 
 /// The entry's name, of a lock's or sidecar's.
-fn owner(name: &OsStr) -> Option<OsString> {
+pub(crate) fn owner(name: &OsStr) -> Option<OsString> {
     let name = name.as_bytes();
     let owner = name
         .strip_suffix(LOCK_SUFFIX.as_bytes())

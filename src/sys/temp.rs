@@ -3,6 +3,16 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+/// How many random letters and digits follow the prefix.
+const RANDOM: usize = 10;
+
+/// Whether a name is one that [`unique`] makes with this prefix.
+pub(crate) fn is_unique(name: &[u8], prefix: &str) -> bool {
+    name.strip_prefix(prefix.as_bytes()).is_some_and(|random| {
+        random.len() == RANDOM && random.iter().all(u8::is_ascii_alphanumeric)
+    })
+}
+
 /// Calls `create` with `DIR/PREFIX-RANDOM` until it does not answer `AlreadyExists`, and returns
 /// what it made with its path. `below` is only used to name things: `create` gets paths relative to
 /// it.
@@ -14,7 +24,7 @@ pub(crate) fn unique<T>(
 ) -> io::Result<(PathBuf, T)> {
     let made = tempfile::Builder::new()
         .prefix(prefix)
-        .rand_bytes(10)
+        .rand_bytes(RANDOM)
         .suffix("")
         .disable_cleanup(true) // what is staged removes itself, through the fault seam
         .make_in(below.join(dir), |path| {

@@ -339,6 +339,43 @@ fn a_home_directory_is_refused_and_not_touched() {
     refuses_base(home, home, &read_only, ErrorKind::FormatMismatch);
 }
 
+/// Such a directory may be a store that was never written to, so it is adopted; but what is in
+/// `tmp/` and is not of a store's making stays, whatever it is called.
+#[test]
+fn what_is_in_the_tmp_of_an_adopted_directory_stays() {
+    let foreign = [
+        "tmp/letter",
+        "tmp/f-draft",
+        "tmp/f-0123456789.txt",
+        "tmp/m-12345",
+        "tmp/l-ate",
+        "tmp/dead-letters/one",
+        "tmp/t-shirts/blue",
+        "tmp/t-shirts.lock",
+        "tmp/b-sides/two",
+    ];
+    let dir = tempdir();
+    let base = dir.path();
+    for path in foreign {
+        std::fs::create_dir_all(base.join(path).parent().unwrap()).unwrap();
+        std::fs::write(base.join(path), path).unwrap();
+    }
+    std::fs::create_dir(base.join("tmp/d-empty")).unwrap();
+    let store = KVFileStore::new(base).unwrap();
+    store.set("key", text).unwrap();
+    let report = store.sweep().unwrap();
+    let report_again = store.clear().unwrap();
+    for path in foreign {
+        assert_eq!(std::fs::read(base.join(path)).unwrap(), path.as_bytes());
+    }
+    assert!(base.join("tmp/d-empty").exists());
+    for report in [report, report_again] {
+        assert_eq!(report.swept, 0);
+        assert_eq!(report.kept.len(), foreign.len() + 1, "{:?}", report.kept);
+        assert!(report.kept.iter().all(|k| k.reason == KeptReason::Foreign));
+    }
+}
+
 #[test]
 fn a_directory_of_posys_shape_is_adopted() {
     let dir = tempdir();
