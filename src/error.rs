@@ -336,11 +336,7 @@ impl fmt::Display for Error {
                 path.display(),
                 if *at_least { "at least " } else { "" }
             ),
-            Repr::Corrupt { path, why } => write!(
-                f,
-                "{}: {why}; the store did not put it there, so move it away",
-                path.display()
-            ),
+            Repr::Corrupt { path, why } => write!(f, "{}: {why}", path.display()),
             Repr::Unsupported {
                 path: Some(path),
                 what,

@@ -51,9 +51,12 @@ pub(crate) fn is_there(root: &Root, entry: &EntryPath) -> Result<bool> {
 /// The error for what is at a value's path and is none.
 pub(crate) fn not_a_value(kind: Kind, root: &Root, entry: &EntryPath) -> Error {
     let why = match kind {
-        Kind::Dir => "there is a directory where a value should be",
-        Kind::Link => "there is a symbolic link where a value should be",
-        Kind::File | Kind::Other => "there is something else where a value should be",
+        Kind::Dir => {
+            "there is a directory where a value should be; if it holds other values, use another key, \
+             else move it away"
+        }
+        Kind::Link => "there is a symbolic link where a value should be; move it away",
+        Kind::File | Kind::Other => "there is something else where a value should be; move it away",
     };
     Error::corrupt(root.absolute(entry.value()), why)
 }

@@ -162,8 +162,8 @@ pub(crate) fn directory_at(root: &Root, entry: &EntryPath) -> Result<Option<Meta
     };
     let why = match meta.kind {
         Kind::Dir => return Ok(Some(meta)),
-        Kind::Link => "there is a symbolic link where a tree should be",
-        Kind::File | Kind::Other => "there is a file where a tree should be",
+        Kind::Link => "there is a symbolic link where a tree should be; move it away",
+        Kind::File | Kind::Other => "there is a file where a tree should be; move it away",
     };
     Err(Error::corrupt(at(), why))
 }

@@ -347,16 +347,16 @@ fn check_regular(opened: io::Result<File>, root: &Root, entry: &EntryPath) -> Re
     match opened {
         Err(err) if sys::is(&err, Errno::LOOP) => Err(Error::corrupt(
             at(),
-            "there is a symbolic link where a lock file should be",
+            "there is a symbolic link where a lock file should be; move it away",
         )),
         Err(err) if sys::is(&err, Errno::ISDIR) => Err(Error::corrupt(
             at(),
-            "there is a directory where a lock file should be",
+            "there is a directory where a lock file should be; move it away",
         )),
         // A socket.
         Err(err) if sys::is(&err, Errno::NXIO) => Err(Error::corrupt(
             at(),
-            "there is something else where a lock file should be",
+            "there is something else where a lock file should be; move it away",
         )),
         opened => opened.writing("create the lock file", at),
     }
@@ -415,7 +415,7 @@ impl KeyLock {
                     (meta, _) if meta.kind == Kind::File => Ok(None),
                     _ => Err(Error::corrupt(
                         at_lock(root, entry),
-                        "there is something else where a lock file should be",
+                        "there is something else where a lock file should be; move it away",
                     )),
                 }
             }
