@@ -250,7 +250,11 @@ pub(crate) fn reachable_exe() -> (TempDir, PathBuf) {
     let readable = std::fs::Permissions::from_mode(0o755);
     std::fs::set_permissions(dir.path(), readable.clone()).unwrap();
     let exe = dir.path().join("it");
-    std::fs::copy(std::env::current_exe().unwrap(), &exe).unwrap();
+    // By a child: a descriptor of this process that can write to it would be inherited by workers
+    // that other tests are just starting, and who has one keeps the copy from being executed.
+    let mut copy = Command::new("cp");
+    copy.arg(std::env::current_exe().unwrap()).arg(&exe);
+    assert!(copy.status().unwrap().success());
     std::fs::set_permissions(&exe, readable).unwrap();
     (dir, exe)
 }
