@@ -209,10 +209,10 @@ fn put_in_place(root: &Root, entry: &EntryPath, staged: &Path) -> io::Result<()>
     if old.kind != Kind::Dir {
         return Err(io::ErrorKind::NotADirectory.into());
     }
-    if old.mode & 0o200 == 0 {
-        let _ = root.dir.chmod(entry.value(), old.mode | 0o200); // the rename says if that failed
-    }
-    match root.dir.exchange(staged, entry.value()) {
+    let exchanged = staging::made_movable(&root.dir, entry.value(), &old, || {
+        root.dir.exchange(staged, entry.value())
+    });
+    match exchanged {
         // The old tree is now the staged one, which is removed when it is dropped.
         Ok(()) => return Ok(()),
         Err(err) if cannot_exchange(&err) => {}

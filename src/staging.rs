@@ -12,7 +12,7 @@ use std::sync::Arc;
 use crate::error::{IoContext, Result};
 use crate::layout::{LOCK_SUFFIX, SIDECAR_SUFFIX, TMP};
 use crate::root::Root;
-use crate::sys::{self, FileId, flock, host};
+use crate::sys::{self, Dir, FileId, Kind, Meta, flock, host};
 use crate::tree;
 
 /// What staged names begin with: a file, a tree, a batch's directory, a tree that is being deleted.
@@ -206,14 +206,31 @@ pub(crate) fn set_aside(root: &Root, path: &Path) -> io::Result<Option<PathBuf>>
     let Some(meta) = root.dir.look(path)? else {
         return Ok(None);
     };
-    if meta.kind == sys::Kind::Dir && meta.mode & 0o200 == 0 {
-        // Its parent changes, so who is not root needs its write permission. If it is not ours to
-        // give, the rename says so.
-        let _ = root.dir.chmod(path, meta.mode | 0o200);
-    }
-    let renamed = root.unique(DEAD_PREFIX, |dead| {
-        // A rename would replace an empty directory of that name; the name is 10 random characters.
-        root.dir.rename(path, dead)
+    let renamed = made_movable(&root.dir, path, &meta, || {
+        root.unique(DEAD_PREFIX, |dead| {
+            // A rename would replace an empty directory of that name, which is 10 random characters.
+            root.dir.rename(path, dead)
+        })
     });
     sys::absent_is_none(renamed).map(|renamed| renamed.map(|(dead, ())| dead))
+}
+
+/// Runs a rename of a directory that gets another parent by it: for that, who is not root needs its
+/// write permission. If it stays where it was, it gets back the bits that it had.
+pub(crate) fn made_movable<T>(
+    dir: &Dir,
+    path: &Path,
+    meta: &Meta,
+    rename: impl FnOnce() -> io::Result<T>,
+) -> io::Result<T> {
+    if meta.kind != Kind::Dir || meta.mode & 0o200 != 0 {
+        return rename();
+    }
+    // If it is not ours to give, the rename says so.
+    let changed = dir.chmod(path, meta.mode | 0o200).is_ok();
+    let renamed = rename();
+    if renamed.is_err() && changed {
+        let _ = dir.chmod(path, meta.mode); // the first error is the one to tell
+    }
+    renamed
 }

@@ -787,6 +787,52 @@ fn another_users_trees_can_be_leased_and_not_written() {
     bob.answers("get key", "tree text Hit");
 }
 
+#[test]
+fn a_store_whose_owner_may_not_write_it_serves_hits() {
+    if !is_root("a_store_whose_owner_may_not_write_it_serves_hits") {
+        return;
+    }
+    fn close(base: &Path) {
+        for name in listing(base).into_iter().chain([String::new()]) {
+            let path = base.join(name.trim_end_matches('/'));
+            chmod(&path, mode(&path) & !0o222);
+        }
+    }
+    let ground = Ground::new();
+    let files = ground.of("files", ANN, GROUP, 0o755);
+    let trees = ground.of("trees", ANN, GROUP, 0o755);
+    ground
+        .files(ANN, "022", &files, "")
+        .answers("set key text", "set ran");
+    ground
+        .trees(ANN, "022", &trees, "")
+        .answers("make key text", "tree text Computed ran");
+    close(&files);
+    close(&trees);
+    let before = (modes(&files), modes(&trees));
+    for options in ["", "read-only"] {
+        let mut ann = ground.files(ANN, "022", &files, options);
+        ann.answers("get key", "value text");
+        ann.answers("get-or-set key new", "Hit");
+        for line in [
+            "get-or-set absent new",
+            "set key new",
+            "remove key",
+            "lock key",
+            "batch key new",
+        ] {
+            ann.fails(line, ErrorKind::ReadOnly);
+        }
+        let mut ann = ground.trees(ANN, "022", &trees, options);
+        ann.answers("get key", "tree text Hit");
+        ann.answers("make key new", "tree text Hit");
+        for line in ["make absent new", "replace key new", "remove key"] {
+            ann.fails(line, ErrorKind::ReadOnly);
+        }
+        assert_eq!((modes(&files), modes(&trees)), before);
+    }
+}
+
 // --- read-only mounts, and stores opened for reading only ---
 
 #[test]
