@@ -71,9 +71,16 @@ impl GcReport {
     }
 }
 
+/// Fails where nothing at all can be removed. What only some users may not remove is reported.
+fn check_writable(root: &Root, doing: &'static str) -> Result<()> {
+    let at = || root.path().to_path_buf();
+    root.check_writable_at(doing, at)?;
+    root.dir.check_mount().writing(doing, at)
+}
+
 /// Removes every entry that nobody uses, then sweeps.
 pub(crate) fn clear(root: &Arc<Root>) -> Result<GcReport> {
-    root.check_writable_at("clear the store", || root.path().to_path_buf())?;
+    check_writable(root, "clear the store")?;
     let mut report = GcReport::default();
     let mut walk = Walk::new(root);
     walk.start()?;
@@ -124,7 +131,7 @@ fn remove_under(lock: KeyLock) -> Result<bool> {
 
 /// Removes what dead processes left behind.
 pub(crate) fn sweep(root: &Arc<Root>) -> Result<GcReport> {
-    root.check_writable_at("sweep the store", || root.path().to_path_buf())?;
+    check_writable(root, "sweep the store")?;
     let mut report = GcReport::default();
     sweep_into(root, &mut report)?;
     Ok(report)

@@ -14,7 +14,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps};
+use rustix::fs::{Access, AtFlags, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps};
 
 pub(crate) mod fault;
 pub(crate) mod flock;
@@ -340,6 +340,17 @@ impl Dir {
         let fd = self.open_with("open-list", path.as_ref(), flags, 0)?;
         let mut dir = rustix::fs::Dir::new(fd)?;
         retried("getdents", || names_in(&mut dir))
+    }
+
+    /// Fails where the file system is mounted read-only, whoever asks.
+    pub(crate) fn check_mount(&self) -> io::Result<()> {
+        let writable = retried("access", || {
+            rustix::fs::accessat(&self.fd, ".", Access::WRITE_OK, AtFlags::empty())
+        });
+        match writable {
+            Err(err) if err.kind() == io::ErrorKind::ReadOnlyFilesystem => Err(err),
+            _ => Ok(()),
+        }
     }
 
     /// Makes the names in this directory durable.

@@ -836,6 +836,92 @@ fn a_store_whose_owner_may_not_write_it_serves_hits() {
 // --- read-only mounts, and stores opened for reading only ---
 
 #[test]
+fn a_read_only_mount_serves_hits() {
+    if !is_root("a_read_only_mount_serves_hits") {
+        return;
+    }
+    let ground = Ground::new();
+    let files = ground.of("files", 0, 0, 0o755);
+    let trees = ground.of("trees", 0, 0, 0o755);
+    let store = KVFileStore::new(&files).unwrap();
+    store.set("key", |w| Ok(w.write_all(b"text")?)).unwrap();
+    let store = KVDirStore::new(&trees).unwrap();
+    let fill = |tree: &Path| Ok(std::fs::write(tree.join("text"), "text")?);
+    drop(store.get_or_set("key", fill).unwrap());
+    drop(store.get_or_set("no lock file", fill).unwrap());
+    std::fs::remove_file(lock_of(&trees, "no lock file")).unwrap();
+    let (files, trees) = (
+        Mount::view(&files, MountFlags::RDONLY),
+        Mount::view(&trees, MountFlags::RDONLY),
+    );
+    fn refused<T>(what: &str, result: larder::Result<T>) {
+        let err = result.map(|_| ()).expect_err(what);
+        assert_eq!(err.kind(), ErrorKind::ReadOnly, "{what}: {err}");
+        let sentence = err.to_string();
+        assert!(
+            sentence.contains("the store is read-only here"),
+            "{sentence}"
+        );
+    }
+    for read_only in [false, true] {
+        let options = StoreOptions::new().read_only(read_only);
+        let options = options.touch_after(std::time::Duration::ZERO);
+        let store = options.open_file_store(files.path()).unwrap();
+        fn never(_: &mut larder::ValueWriter) -> anyhow::Result<()> {
+            panic!("it cannot be published")
+        }
+        assert_eq!(store.read("key").unwrap().unwrap(), b"text");
+        assert!(store.touch("key").unwrap());
+        assert_eq!(store.get_or_set("key", never).unwrap().len(), 4);
+        assert!(store.get("absent").unwrap().is_none());
+        assert!(!store.remove("absent").unwrap());
+        assert!(store.lock_if_exists("absent").unwrap().is_none());
+        refused("get_or_set", store.get_or_set("absent", never));
+        refused("set", store.set("key", never));
+        refused("batch", store.batch().set("key", never));
+        refused("remove", store.remove("key"));
+        refused("lock", store.lock("key"));
+        refused("lock of nothing", store.lock("absent"));
+        refused("try_lock", store.try_lock("key"));
+        refused("lock_if_exists", store.lock_if_exists("key"));
+        refused("clear", store.clear());
+        refused("sweep", store.sweep());
+        assert_eq!(store.entries().map(Result::unwrap).count(), 1);
+
+        let store = options.open_dir_store(trees.path()).unwrap();
+        fn never_tree(_: &Path) -> anyhow::Result<()> {
+            panic!("it cannot be published")
+        }
+        let lease = store.get("key").unwrap().unwrap();
+        assert!(lease.is_protected());
+        assert_eq!(std::fs::read(lease.join("text")).unwrap(), b"text");
+        drop(lease);
+        let lease = store.get_or_set("no lock file", never_tree).unwrap();
+        assert!(!lease.is_protected());
+        assert_eq!(std::fs::read(lease.join("text")).unwrap(), b"text");
+        let mut command = std::process::Command::new("true");
+        let err = lease.inherit(&mut command).unwrap_err();
+        assert_eq!(err.kind(), ErrorKind::Unsupported);
+        assert!(store.get("absent").unwrap().is_none());
+        assert!(store.touch("key").unwrap());
+        refused("get_or_set", store.get_or_set("absent", never_tree));
+        refused("replace", store.replace("key", never_tree));
+        refused("remove", store.remove("no lock file"));
+        refused("lock of nothing", store.lock("absent"));
+        refused("try_lock of nothing", store.try_lock("absent"));
+        refused("clear", store.clear());
+        refused("sweep", store.sweep());
+        drop(lease);
+        refused("remove", store.remove("key"));
+        assert_eq!(store.entries().map(Result::unwrap).count(), 2);
+    }
+    // What is no store yet cannot become one there.
+    let empty = ground.of("empty", 0, 0, 0o755);
+    let empty = Mount::view(&empty, MountFlags::RDONLY);
+    refused("new", KVFileStore::new(empty.path()));
+}
+
+#[test]
 fn a_store_opened_for_reading_only_is_not_written_to_at_all() {
     if !is_root("a_store_opened_for_reading_only_is_not_written_to_at_all") {
         return;
