@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::entries::{self, Item, Walk, is_refused, owner};
-use crate::error::{ErrorKind, IoContext, Result};
+use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::layout::{EntryPath, LOCK_SUFFIX, TMP};
 use crate::lock::{self, KeyLock, Tried};
 use crate::marker::StoreKind;
@@ -69,6 +69,12 @@ impl GcReport {
             reason,
         });
     }
+
+    /// The same for what an error is about.
+    fn keep_at(&mut self, err: &Error, reason: KeptReason) {
+        let path = err.path().unwrap_or(Path::new("")).to_path_buf();
+        self.kept.push(Kept { path, reason });
+    }
 }
 
 /// Fails where nothing at all can be removed. What only some users may not remove is reported.
@@ -84,9 +90,14 @@ pub(crate) fn clear(root: &Arc<Root>) -> Result<GcReport> {
     let mut report = GcReport::default();
     let mut walk = Walk::new(root);
     walk.start()?;
-    while let Some(item) = walk.next()? {
-        if let Item::Entry(entry) = item {
-            remove_entry(root, &entry, &mut report)?;
+    loop {
+        match walk.next() {
+            Ok(None) => break,
+            Ok(Some(Item::Entry(entry))) => remove_entry(root, &entry, &mut report)?,
+            Ok(Some(_)) => {}
+            // The sweep meets it again, and reports it.
+            Err(err) if is_forbidden(&err) => {}
+            Err(err) => return Err(err),
         }
     }
     sweep_into(root, &mut report)?;
@@ -94,8 +105,11 @@ pub(crate) fn clear(root: &Arc<Root>) -> Result<GcReport> {
 }
 
 fn remove_entry(root: &Arc<Root>, entry: &EntryPath, report: &mut GcReport) -> Result<()> {
-    let Some(described) = entries::describe(root, entry)? else {
-        return Ok(());
+    let bytes = match entries::describe(root, entry) {
+        Ok(Some(described)) => described.len(),
+        Ok(None) => return Ok(()),
+        Err(err) if is_forbidden(&err) => None, // then it can hardly be removed, which is seen below
+        Err(err) => return Err(err),
     };
     report.examined += 1;
     let removed = match lock::try_exclusive(root, entry, true) {
@@ -109,10 +123,10 @@ fn remove_entry(root: &Arc<Root>, entry: &EntryPath, report: &mut GcReport) -> R
     match removed {
         Ok(true) => {
             report.removed += 1;
-            report.removed_bytes += described.len().unwrap_or(0);
+            report.removed_bytes += bytes.unwrap_or(0);
         }
         Ok(false) => {}
-        Err(err) if err.kind() == ErrorKind::ReadOnly => {
+        Err(err) if is_forbidden(&err) => {
             report.keep(root, entry.value(), KeptReason::NotPermitted);
         }
         // Something else is where its value or its lock file should be. The sweep reports that.
@@ -120,6 +134,11 @@ fn remove_entry(root: &Arc<Root>, entry: &EntryPath, report: &mut GcReport) -> R
         Err(err) => return Err(err),
     }
     Ok(())
+}
+
+/// Whether an error means only that something is another user's.
+fn is_forbidden(err: &Error) -> bool {
+    err.io_kind() == Some(io::ErrorKind::PermissionDenied)
 }
 
 fn remove_under(lock: KeyLock) -> Result<bool> {
@@ -142,12 +161,15 @@ fn sweep_into(root: &Arc<Root>, report: &mut GcReport) -> Result<()> {
     let mut walk = Walk::new(root);
     walk.start()?;
     let mut directories = Vec::new();
-    while let Some(item) = walk.next()? {
-        match item {
-            Item::Beside(entry) => sweep_beside(root, &entry, report)?,
-            Item::Directory(path) => directories.push(path),
-            Item::Entry(_) => {}
-            Item::Stranger(path) => report.keep(root, path, KeptReason::Foreign),
+    loop {
+        match walk.next() {
+            Ok(None) => break,
+            Ok(Some(Item::Beside(entry))) => sweep_beside(root, &entry, report)?,
+            Ok(Some(Item::Directory(path))) => directories.push(path),
+            Ok(Some(Item::Entry(_))) => {}
+            Ok(Some(Item::Stranger(path))) => report.keep(root, path, KeptReason::Foreign),
+            Err(err) if is_forbidden(&err) => report.keep_at(&err, KeptReason::NotPermitted),
+            Err(err) => return Err(err),
         }
     }
     // The deepest first. What is not empty stays, whoever filled it meanwhile.
@@ -158,9 +180,19 @@ fn sweep_into(root: &Arc<Root>, report: &mut GcReport) -> Result<()> {
     Ok(())
 }
 
-/// A lock file or a sidecar that nothing needs: of a tree or value that is not there, or, in a store
-/// of files, of any.
 fn sweep_beside(root: &Arc<Root>, entry: &EntryPath, report: &mut GcReport) -> Result<()> {
+    match take_beside(root, entry) {
+        Ok(taken) => report.swept += u64::from(taken),
+        Err(err) if is_forbidden(&err) => report.keep_at(&err, KeptReason::NotPermitted),
+        Err(err) if err.kind() == ErrorKind::Corrupt => report.keep_at(&err, KeptReason::Foreign),
+        Err(err) => return Err(err),
+    }
+    Ok(())
+}
+
+/// Removes a lock file or a sidecar that nothing needs: of a tree or value that is not there, or, in
+/// a store of files, of any.
+fn take_beside(root: &Arc<Root>, entry: &EntryPath) -> Result<bool> {
     let is_needed = || match sidecar::look(root, entry) {
         Ok(seen) => Ok(matches!(seen, Seen::Tree { .. })),
         // What is there instead is reported by itself. What is beside it stays until it is gone.
@@ -168,38 +200,47 @@ fn sweep_beside(root: &Arc<Root>, entry: &EntryPath, report: &mut GcReport) -> R
         Err(err) => Err(err),
     };
     if root.kind == StoreKind::Dirs && is_needed()? {
-        return Ok(());
+        return Ok(false);
     }
-    let lock = match lock::try_exclusive(root, entry, true) {
-        Ok(Tried::Lock(lock)) => lock,
-        Ok(Tried::Busy | Tried::Absent) => return Ok(()),
-        Err(err) if err.kind() == ErrorKind::ReadOnly => {
-            report.keep(root, entry.lock(), KeptReason::NotPermitted);
-            return Ok(());
-        }
-        Err(err) if err.kind() == ErrorKind::Corrupt => {
-            report.keep(root, entry.lock(), KeptReason::Foreign);
-            return Ok(());
-        }
-        Err(err) => return Err(err),
+    let Tried::Lock(lock) = lock::try_exclusive(root, entry, true)? else {
+        return Ok(false);
     };
-    if root.kind == StoreKind::Dirs {
-        if is_needed()? {
-            return Ok(());
-        }
+    let id = lock.id();
+    if root.kind == StoreKind::Files {
+        drop(lock);
+    } else if is_needed()? {
+        return Ok(false);
+    } else {
         // Also ends what was begun to be deleted where it stands.
         publish::remove_tree(lock)?;
     }
-    report.swept += 1;
-    Ok(())
+    // Releasing a lock deletes its file, and does not say so if it may not.
+    let at = || root.absolute(entry.lock());
+    let left = root
+        .dir
+        .look(entry.lock())
+        .reading("look at the lock file", at)?;
+    if left.is_some_and(|left| left.id == id) {
+        return Err(io::Error::from(io::ErrorKind::PermissionDenied))
+            .writing("remove the lock file", at);
+    }
+    Ok(true)
 }
 
 /// What is in `tmp/`. Names that are not ours are left alone.
 fn sweep_staged(root: &Arc<Root>, report: &mut GcReport) -> Result<()> {
     let at = || root.absolute(TMP);
-    let names = sys::absent_is_none(root.dir.list(TMP)).reading("list what is staged", at)?;
+    let names = match sys::absent_is_none(root.dir.list(TMP)) {
+        Err(err) if is_refused(&err) => {
+            report.keep(root, TMP, KeptReason::NotPermitted);
+            return Ok(());
+        }
+        names => names
+            .reading("list what is staged", at)?
+            .unwrap_or_default(),
+    };
     let mut stems = HashSet::new();
-    for found in names.unwrap_or_default() {
+    for found in names {
         let path = Path::new(TMP).join(&found.name);
         // The directory was perhaps adopted, so that the beginning of a name is not enough.
         let named = |name: &OsStr, prefixes: &[&str]| {

@@ -980,6 +980,48 @@ fn a_store_opened_for_reading_only_is_not_written_to_at_all() {
 // --- taking away what somebody else owns ---
 
 #[test]
+fn what_another_user_owns_is_kept_and_reported() {
+    if !is_root("what_another_user_owns_is_kept_and_reported") {
+        return;
+    }
+    let ground = Ground::new();
+    // Anybody may make directories in it, and they are their makers'.
+    let base = ground.of("base", ANN, GROUP, 0o755);
+    let mut ann = ground.files(ANN, "022", &base, "");
+    ann.answers("set ann text", "set ran");
+    chmod(&base, 0o777);
+    chmod(&base.join("tmp"), 0o777);
+    let mut bob = ground.files(BOB, "077", &base, "");
+    bob.answers("set bob text", "set ran");
+    // What dead processes of both left.
+    for (name, uid) in [("f-annannannn", ANN), ("f-bobbobbobb", BOB)] {
+        std::fs::write(base.join("tmp").join(name), "dead").unwrap();
+        give(&base.join("tmp").join(name), uid, GROUP);
+        chmod(&base.join("tmp").join(name), 0o600);
+    }
+    let anns = value_of(&base, "ann");
+    std::fs::write(lock_of(&base, "ann"), "").unwrap();
+    give(&lock_of(&base, "ann"), ANN, GROUP);
+    let kept = format!(
+        "kept [NotPermitted {}, NotPermitted {}, NotPermitted {}]",
+        anns.display(),
+        lock_of(&base, "ann").display(),
+        base.join("tmp/f-annannannn").display(),
+    );
+    bob.answers("clear", &format!("removed 1 swept 1 {kept}"));
+    bob.answers("set bob text", "set ran");
+    // Ann cannot even look into Bob's directories.
+    let shard = shards(&base, "bob").pop().unwrap();
+    let kept = format!("kept [NotPermitted {}]", shard.display());
+    ann.answers("sweep", &format!("removed 0 swept 2 {kept}"));
+    ann.answers("clear", &format!("removed 1 swept 0 {kept}"));
+    assert!(value_of(&base, "bob").exists());
+    let store = KVFileStore::new(&base).unwrap();
+    assert_eq!(store.clear().unwrap().removed, 1);
+    assert_eq!(listing(&base), crate::support::empty_store());
+}
+
+#[test]
 fn a_tree_that_is_partly_anothers_goes_out_of_sight_and_waits() {
     if !is_root("a_tree_that_is_partly_anothers_goes_out_of_sight_and_waits") {
         return;
