@@ -11,17 +11,19 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::dispose;
 use crate::entries::{self, Item, Walk, is_refused, owner};
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::layout::{EntryPath, LOCK_SUFFIX, TMP};
+use crate::lock::record::can_be_in_a_lock_file;
 use crate::lock::{self, KeyLock, Tried};
 use crate::marker::StoreKind;
+use crate::presence::{self, Seen};
 use crate::publish;
 use crate::root::Root;
-use crate::sidecar::{self, Seen};
+
 use crate::staging::{self, with_suffix};
 use crate::sys::{self, Kind, flock, temp};
-use crate::tree;
 
 /// What a collection looked at, took and kept.
 #[derive(Clone, Debug, Default)]
@@ -193,7 +195,7 @@ fn sweep_beside(root: &Arc<Root>, entry: &EntryPath, report: &mut GcReport) -> R
 /// Removes a lock file or a sidecar that nothing needs: of a tree or value that is not there, or, in
 /// a store of files, of any.
 fn take_beside(root: &Arc<Root>, entry: &EntryPath) -> Result<bool> {
-    let is_needed = || match sidecar::look(root, entry) {
+    let is_needed = || match presence::look(root, entry) {
         Ok(seen) => Ok(matches!(seen, Seen::Tree { .. })),
         // What is there instead is reported by itself. What is beside it stays until it is gone.
         Err(err) if err.kind() == ErrorKind::Corrupt => Ok(true),
@@ -202,7 +204,17 @@ fn take_beside(root: &Arc<Root>, entry: &EntryPath) -> Result<bool> {
     if root.kind == StoreKind::Dirs && is_needed()? {
         return Ok(false);
     }
-    let Tried::Lock(lock) = lock::try_exclusive(root, entry, true)? else {
+    let at = || root.absolute(entry.lock());
+    // A directory that is no entry may be somebody's tree, with a `Cargo.lock` in it.
+    let found = sys::absent_is_none(root.dir.open_read(entry.lock()))
+        .and_then(|file| file.map(|file| sys::read_start(&file, 16)).transpose());
+    let start = found.reading("look at the lock file", at)?;
+    if start.is_some_and(|start| !can_be_in_a_lock_file(&start)) {
+        return Err(Error::corrupt(at(), "there is a file that is no lock file"));
+    }
+    // A sidecar may be alone. A lock file that is gone by now needs nobody to take it.
+    let create = root.kind == StoreKind::Dirs;
+    let Tried::Lock(lock) = lock::try_exclusive(root, entry, create)? else {
         return Ok(false);
     };
     let id = lock.id();
@@ -215,7 +227,6 @@ fn take_beside(root: &Arc<Root>, entry: &EntryPath) -> Result<bool> {
         publish::remove_tree(lock)?;
     }
     // Releasing a lock deletes its file, and does not say so if it may not.
-    let at = || root.absolute(entry.lock());
     let left = root
         .dir
         .look(entry.lock())
@@ -249,8 +260,8 @@ fn sweep_staged(root: &Arc<Root>, report: &mut GcReport) -> Result<()> {
         };
         // The directory, its lock and its sidecar are one staged thing.
         let stem = owner(&found.name).unwrap_or_else(|| found.name.clone());
-        let swept = if named(&found.name, &[staging::DEAD_PREFIX]) {
-            tree::delete(&root.dir, &path).map(|()| true)
+        let swept = if named(&found.name, &[dispose::DEAD_PREFIX]) {
+            dispose::delete(root, &path).map(|()| true)
         } else if named(&found.name, &[staging::FILE_PREFIX, "m-", "l-"]) {
             sweep_file(root, &path)
         } else if named(&found.name, &["d-"]) {

@@ -16,6 +16,7 @@ use crate::error::{IoContext, Result};
 use crate::key::PathKey;
 use crate::layout::{self, EntryPath, LOCK_SUFFIX, SIDECAR_SUFFIX};
 use crate::marker::StoreKind;
+use crate::presence;
 use crate::root::Root;
 use crate::sidecar;
 use crate::sys::{self, Found, Kind};
@@ -159,6 +160,15 @@ impl Walk {
         Ok(())
     }
 
+    /// Whether a directory is an entry although the listing had nothing beside it: a listing takes
+    /// several calls, and the entry may have come between them. What makes it one came before it.
+    fn is_marked(&self, path: &Path) -> Result<bool> {
+        match EntryPath::checked(path.to_path_buf()) {
+            Ok(entry) => presence::is_marked(&self.root, &entry),
+            Err(_) => Ok(false),
+        }
+    }
+
     pub(crate) fn next(&mut self) -> Result<Option<Item>> {
         loop {
             let Some(level) = self.levels.last_mut() else {
@@ -188,7 +198,7 @@ impl Walk {
             };
             let is_entry = match (self.root.kind, kind) {
                 (StoreKind::Files, Kind::File) => true,
-                (StoreKind::Dirs, Kind::Dir) => is_beside,
+                (StoreKind::Dirs, Kind::Dir) => is_beside || self.is_marked(&path)?,
                 _ => false,
             };
             if is_entry {
@@ -290,13 +300,13 @@ pub(crate) fn describe(root: &Root, entry: &EntryPath) -> Result<Option<Entry>> 
         label: None,
     };
     if root.kind == StoreKind::Dirs {
-        let beside = sidecar::beside(root, entry, &meta).reading("look at an entry", at)?;
-        described.used = beside.as_ref().map(|beside| beside.used);
-        described.allocated = None;
-        let known = beside.and_then(|beside| beside.sidecar);
-        if known.as_ref().is_some_and(|known| known.dead) {
+        let beside = sidecar::beside(root, entry).reading("look at an entry", at)?;
+        if beside.as_ref().is_some_and(|beside| beside.dead) {
             return Ok(None);
         }
+        described.used = beside.as_ref().map(|beside| beside.used);
+        described.allocated = None;
+        let known = beside.and_then(|beside| beside.about(root, entry, &meta));
         described.len = known.as_ref().map(|known| known.bytes);
         described.files = known.as_ref().map(|known| known.files);
         described.label = known.and_then(|known| known.label);

@@ -128,16 +128,22 @@ fn has_reserved_lock(name: &[u8]) -> bool {
     GC_LOCK.as_bytes().strip_suffix(LOCK_SUFFIX.as_bytes()) == Some(name)
 }
 
-/// Whether this name, at the top of a directory without a marker, can come from a store of the
-/// shape that this crate and posy's kvstore share.
-pub(crate) fn is_adoptable(name: &OsStr) -> bool {
+/// On how many levels below a directory of this name, at the top of a directory without a marker,
+/// there are only directories of one character, if it comes from a store of the shape that this crate
+/// and posy's kvstore share. `None`: it does not.
+pub(crate) fn levels_if_adoptable(name: &OsStr) -> Option<usize> {
     match name.to_str() {
-        Some(TMP) => true,
-        Some(name) if name.len() == 1 => name
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_'),
-        Some(name) => is_known_algorithm(name),
-        None => false,
+        Some(TMP) => Some(0),
+        Some(algorithm) if is_known_algorithm(algorithm) => Some(3),
+        _ => is_shard(name).then_some(2),
+    }
+}
+
+/// Whether this is one character of base64url.
+pub(crate) fn is_shard(name: &OsStr) -> bool {
+    match name.as_bytes() {
+        [one] => one.is_ascii_alphanumeric() || *one == b'-' || *one == b'_',
+        _ => false,
     }
 }
 

@@ -112,8 +112,8 @@ impl StoreOptions {
     /// Makes a store of a directory that is not empty and has no marker, whatever is in it.
     ///
     /// Without this, such a directory is adopted only if everything at its top is a directory named
-    /// `tmp`, by one base64url character, or after a digest algorithm, as in a store that posy's
-    /// kvstore wrote; otherwise opening it is
+    /// `tmp`, by one base64url character, or after a digest algorithm, with directories of one
+    /// character below, as in a store that posy's kvstore wrote; otherwise opening it is
     /// [`FormatMismatch`](crate::ErrorKind::FormatMismatch) and nothing is touched. A directory with
     /// a `CACHEDIR.TAG` or with names of this crate's own but without a marker is never adopted: it
     /// may be a store whose marker was lost.
@@ -136,8 +136,8 @@ impl StoreOptions {
         self
     }
 
-    /// Whether a store that is not there is created. `true` by default; with `false` it is an error
-    /// ([`Io`](crate::ErrorKind::Io), `NotFound`).
+    /// Whether a store is created where there is none: no directory, or an empty one. `true` by
+    /// default; with `false` that is an error ([`Io`](crate::ErrorKind::Io), `NotFound`).
     pub fn create(mut self, create: bool) -> Self {
         self.create = create;
         self

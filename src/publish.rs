@@ -1,6 +1,6 @@
 //! Publication: the one way in which an entry becomes visible, and the one in which it goes.
 //!
-//! May call `staging`, `tree`, `sidecar`, `durable`, `lock` and `sys`. Invariant: a name appears at a
+//! May call what is above it in `lib.rs`. Invariant: a name appears at a
 //! key's path only by a rename under that key's exclusive lock, of something that is complete, as
 //! durable as the store promises, and closed to writing.
 
@@ -8,14 +8,16 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::dispose;
 use crate::durable;
 use crate::error::{Error, IoContext, Result};
 use crate::layout::EntryPath;
 use crate::lock::KeyLock;
 use crate::options::Durability;
+use crate::presence::{self, Seen};
 use crate::root::Root;
-use crate::sidecar::{self, Sidecar};
-use crate::staging::{self, StagedDir, StagedFile};
+use crate::sidecar::Sidecar;
+use crate::staging::{StagedDir, StagedFile};
 use crate::sys::{self, Errno, Kind};
 use crate::tree;
 
@@ -134,10 +136,7 @@ pub(crate) fn seal_tree(
             .writing("finish the tree", at)?
             .id
             .inode(),
-        born: root
-            .dir
-            .born(staged.path())
-            .writing("finish the tree", at)?,
+        born: root.dir.born(staged.path()),
         files: contents.files.len() as u64,
         bytes: contents.bytes,
         label: label.map(str::to_owned),
@@ -145,7 +144,7 @@ pub(crate) fn seal_tree(
     write_sidecar(root, &staged.sidecar_path(), &sidecar)
         .writing("write what is known of the tree", at)?;
     if root.options.durability != Durability::None {
-        tree::sync(root, &contents, &staged.sidecar_path()).writing("make the tree durable", at)?;
+        tree::sync(root, &contents, &staged).writing("make the tree durable", at)?;
     }
     Ok(SealedTree {
         root_mode: contents.root_mode,
@@ -157,6 +156,31 @@ fn write_sidecar(root: &Root, path: &Path, sidecar: &Sidecar) -> io::Result<()> 
     let file = root.dir.create_new(path, 0o666)?;
     root.open_to_group(&file)?;
     sys::write_at_start(&file, sidecar.render(root.options.durability).as_bytes())
+}
+
+/// Under a key's exclusive lock: whether it has a tree. If not, what an earlier attempt left is taken
+/// away: the rest of a tree that was being deleted where it stands, or a sidecar without a tree, for
+/// which every reader would wait.
+pub(crate) fn has_tree(lock: &KeyLock) -> Result<bool> {
+    let (root, entry) = (lock.root(), lock.entry());
+    let at = || root.absolute(entry.value());
+    match presence::look(root, entry)? {
+        Seen::Tree { .. } => return Ok(true),
+        Seen::Dead => {
+            dispose::delete(root, entry.value()).writing("delete what is left of a tree", at)?
+        }
+        Seen::Nothing => {}
+    }
+    // Looked for first, because a store that cannot be written would refuse to remove even nothing.
+    let sidecar = root.dir.look(entry.sidecar());
+    if sidecar
+        .reading("look for what was known of a tree", at)?
+        .is_some()
+    {
+        sys::absent_is_none(root.dir.unlink(entry.sidecar()))
+            .writing("remove what was known of a tree", at)?;
+    }
+    Ok(false)
 }
 
 /// Publishes a sealed tree, in place of one that may be there, and turns the exclusive lock into a
@@ -171,18 +195,16 @@ pub(crate) fn tree(lock: KeyLock, sealed: SealedTree) -> Result<Option<KeyLock>>
         root_mode,
     } = sealed;
     let at = || root.absolute(entry.value());
-    // What is no tree is not ours to take away, nor to give a sidecar to.
-    sidecar::directory_at(&root, &entry)?;
-    // The sidecar comes first, so that a tree of ours is never without.
-    root.dir
-        .rename(staged.sidecar_path(), entry.sidecar())
-        .writing("put what is known of the tree in place", at)?;
-    if let Err(err) = put_in_place(&root, &entry, staged.path()) {
-        if let Ok(None) = root.dir.look(entry.value()) {
-            let _ = root.dir.unlink(entry.sidecar()); // a sweep takes it if this fails
-        }
-        return Err(err).writing("put the tree in place", at);
+    let replaces = has_tree(&lock)?;
+    let dead = if replaces {
+        replace_tree(&root, &entry, &staged)
+    } else {
+        place_tree(&root, &entry, &staged).map(|()| None)
+    };
+    if dead.is_err() && matches!(root.dir.look(entry.value()), Ok(None)) {
+        let _ = root.dir.unlink(entry.sidecar()); // a sweep takes it if this fails
     }
+    let dead = dead.writing("put the tree in place", at)?;
     let closed = root.dir.stat(entry.value()).and_then(|meta| {
         if meta.mode == root_mode {
             return Ok(());
@@ -194,36 +216,49 @@ pub(crate) fn tree(lock: KeyLock, sealed: SealedTree) -> Result<Option<KeyLock>>
     // Turning an exclusive lock into a shared one is not atomic in the kernel: somebody else can get
     // in between and take the tree away. So the lock file is replaced by another one, on which this
     // process holds a shared lock already: there is no moment in between.
-    match staged.hand_over_lock(&entry.lock()) {
-        Ok((file, id)) => Ok(Some(lock.replaced_by(file, id))),
-        Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(err) => Err(err).writing("turn the lock into a lease", at),
-    }
+    let lease = match staged.hand_over_lock(&entry.lock()) {
+        Ok((file, id)) => Some(lock.replaced_by(file, id)),
+        Err(err) if err.kind() == io::ErrorKind::NotFound => None,
+        Err(err) => return Err(err).writing("turn the lock into a lease", at),
+    };
+    delete_dead(&root, dead);
+    Ok(lease)
 }
 
-/// Renames a staged tree to its key's path; what is there goes to `tmp/`.
-fn put_in_place(root: &Root, entry: &EntryPath, staged: &Path) -> io::Result<()> {
-    let Some(old) = root.dir.look(entry.value())? else {
-        return root.dir.rename(staged, entry.value());
-    };
-    if old.kind != Kind::Dir {
-        return Err(io::ErrorKind::NotADirectory.into());
-    }
-    let exchanged = staging::made_movable(&root.dir, entry.value(), &old, || {
-        root.dir.exchange(staged, entry.value())
+/// Gives a staged tree its name, where there is none. The sidecar comes first, so that a tree of ours
+/// is never without.
+fn place_tree(root: &Root, entry: &EntryPath, staged: &StagedDir) -> io::Result<()> {
+    root.dir.rename(staged.sidecar_path(), entry.sidecar())?;
+    root.dir.rename(staged.path(), entry.value())
+}
+
+/// Gives a staged tree the name of another, which goes to `tmp/`; if it is returned it is still to be
+/// deleted.
+fn replace_tree(
+    root: &Arc<Root>,
+    entry: &EntryPath,
+    staged: &StagedDir,
+) -> io::Result<Option<PathBuf>> {
+    let old = root.dir.stat(entry.value())?;
+    let exchanged = dispose::made_movable(&root.dir, entry.value(), &old, || {
+        root.dir.exchange(staged.path(), entry.value())
     });
     match exchanged {
-        // The old tree is now the staged one, which is removed when it is dropped.
-        Ok(()) => return Ok(()),
-        Err(err) if cannot_exchange(&err) => {}
-        Err(err) => return Err(err),
+        // The old tree is now the staged one, which is removed when it is dropped. Until the
+        // sidecar follows there is one of the old tree, which says nothing of the new one.
+        Ok(()) => {
+            root.dir.rename(staged.sidecar_path(), entry.sidecar())?;
+            Ok(None)
+        }
+        // There is a moment without a tree. Readers who find a sidecar and no tree wait for the
+        // lock; a kill here loses the value.
+        Err(err) if cannot_exchange(&err) => {
+            let dead = take_away(root, entry)?;
+            place_tree(root, entry, staged)?;
+            Ok(dead)
+        }
+        Err(err) => Err(err),
     }
-    // Without exchange there is a moment without a tree. Readers who find a sidecar and no tree
-    // wait for the lock; a kill here loses the value.
-    let dead = take_away(root, entry)?;
-    let renamed = root.dir.rename(staged, entry.value());
-    delete_dead(root, dead);
-    renamed
 }
 
 /// The file system has no exchange, or (a lower layer of an overlay) not for this tree.
@@ -233,15 +268,14 @@ fn cannot_exchange(err: &io::Error) -> bool {
         .any(|errno| sys::is(err, errno))
 }
 
-/// Takes a tree from its key's path, and leaves its sidecar. What is returned is still to be
-/// deleted.
-fn take_away(root: &Root, entry: &EntryPath) -> io::Result<Option<PathBuf>> {
-    match staging::set_aside(root, entry.value()) {
+/// Takes a tree from its key's path, and leaves a sidecar. What is returned is still to be deleted.
+fn take_away(root: &Arc<Root>, entry: &EntryPath) -> io::Result<Option<PathBuf>> {
+    match dispose::set_aside(root, entry.value()) {
         // A directory of a lower overlay layer cannot be renamed. So that nobody takes what is left
         // of it for a tree, it is declared dead before the first file goes.
         Err(err) if sys::is(&err, Errno::XDEV) => {
             declare_dead(root, entry)?;
-            tree::delete(&root.dir, entry.value())?;
+            dispose::delete(root, entry.value())?;
             Ok(None)
         }
         set_aside => set_aside,
@@ -252,35 +286,46 @@ fn take_away(root: &Root, entry: &EntryPath) -> io::Result<Option<PathBuf>> {
 /// of the way, and a sweep tries again.
 fn delete_dead(root: &Root, dead: Option<PathBuf>) {
     if let Some(dead) = dead {
-        let _ = tree::delete(&root.dir, &dead);
+        let _ = dispose::delete(root, &dead);
     }
 }
 
-fn declare_dead(root: &Root, entry: &EntryPath) -> io::Result<()> {
+/// Durable at once: after a power cut, a part of a tree must not look like a whole one.
+fn declare_dead(root: &Arc<Root>, entry: &EntryPath) -> io::Result<()> {
     let meta = root.dir.stat(entry.value())?;
     let sidecar = Sidecar {
         dead: true,
         inode: meta.id.inode(),
-        born: root.dir.born(entry.value())?,
+        born: root.dir.born(entry.value()),
         ..Sidecar::default()
     };
-    let (staged, ()) = root.unique(staging::FILE_PREFIX, |path| {
-        write_sidecar(root, path, &sidecar)
-    })?;
-    root.dir.rename(&staged, entry.sidecar())
+    let staged = StagedFile::new(root)?;
+    sys::write_at_start(
+        staged.file(),
+        sidecar.render(root.options.durability).as_bytes(),
+    )?;
+    sys::sync_all(staged.file())?;
+    root.dir.rename(staged.path(), entry.sidecar())?;
+    staged.into_published();
+    match entry.directories().next() {
+        Some(dir) => root.dir.open_dir(dir)?.sync(),
+        None => root.dir.sync(),
+    }
 }
 
 /// Takes a tree away, gives its lock up, and then deletes it. `false`: there was none.
 pub(crate) fn remove_tree(lock: KeyLock) -> Result<bool> {
+    if !has_tree(&lock)? {
+        return Ok(false);
+    }
     let root = Arc::clone(lock.root());
     let entry = lock.entry().clone();
     let at = || root.absolute(entry.value());
-    let had_tree = sidecar::directory_at(&root, &entry)?.is_some();
     let dead = take_away(&root, &entry).writing("remove the tree", at)?;
     sys::absent_is_none(root.dir.unlink(entry.sidecar()))
         .writing("remove what is known of the tree", at)?;
     sync_names(&root, &entry)?;
     drop(lock);
     delete_dead(&root, dead);
-    Ok(had_tree)
+    Ok(true)
 }

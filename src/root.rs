@@ -195,29 +195,59 @@ impl Root {
                 ));
             }
         }
+        if names.is_empty() && !self.options.create && !self.options.read_only {
+            return Err(io::Error::from(io::ErrorKind::NotFound))
+                .reading("open the store", || self.path.clone());
+        }
         if self.options.adopt {
             return Ok(());
         }
         for found in &names {
-            let is_dir = || {
-                let kind = match found.kind {
-                    Some(kind) => Some(kind),
-                    None => self.dir.stat(&found.name).ok().map(|meta| meta.kind),
-                };
-                kind == Some(Kind::Dir)
+            let path = Path::new(&found.name);
+            let levels = layout::levels_if_adoptable(&found.name);
+            let stranger = match levels.filter(|_| self.is_dir(path, found)) {
+                Some(levels) => self.find_stranger(path, levels)?,
+                None => Some(path.to_path_buf()),
             };
-            if !layout::is_adoptable(&found.name) || !is_dir() {
+            if let Some(stranger) = stranger {
                 return Err(Error::mismatch(
                     &self.path,
                     format!(
                         "it is not empty and has no marker, and {:?} is not from a store; give an \
                          empty or a new directory, or say adopt(true) if all of it is yours to use",
-                        found.name.to_string_lossy()
+                        stranger.to_string_lossy()
                     ),
                 ));
             }
         }
         Ok(())
+    }
+
+    /// Something below `path` that is no directory of one character, on so many levels.
+    fn find_stranger(&self, path: &Path, levels: usize) -> Result<Option<PathBuf>> {
+        if levels == 0 {
+            return Ok(None);
+        }
+        let names = self.dir.list(path);
+        for found in names.reading("list the base directory", || self.absolute(path))? {
+            let inside = path.join(&found.name);
+            if !layout::is_shard(&found.name) || !self.is_dir(&inside, &found) {
+                return Ok(Some(inside));
+            }
+            let stranger = self.find_stranger(&inside, levels - 1)?;
+            if stranger.is_some() {
+                return Ok(stranger);
+            }
+        }
+        Ok(None)
+    }
+
+    fn is_dir(&self, path: &Path, found: &sys::Found) -> bool {
+        let kind = match found.kind {
+            Some(kind) => Some(kind),
+            None => self.dir.stat(path).ok().map(|meta| meta.kind),
+        };
+        kind == Some(Kind::Dir)
     }
 
     /// Makes the directory a store: the marker appears whole, before anything else.

@@ -7,7 +7,6 @@ use std::io;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::error::{Error, IoContext, Result};
 use crate::layout::EntryPath;
 use crate::lock::record::{escape, unescape};
 use crate::options::Durability;
@@ -107,7 +106,7 @@ impl Sidecar {
     fn fits(&self, root: &Root, path: &Path, tree: &Meta) -> bool {
         self.inode == tree.id.inode()
             && match (self.born, root.dir.born(path)) {
-                (Some(then), Ok(Some(now))) => then == now,
+                (Some(then), Some(now)) => then == now,
                 _ => true,
             }
     }
@@ -116,74 +115,38 @@ impl Sidecar {
 /// What stands beside a tree.
 #[derive(Debug)]
 pub(crate) struct Beside {
-    /// What the sidecar says, if it is whole and about this tree.
-    pub(crate) sidecar: Option<Sidecar>,
+    /// What is there instead of a tree is being deleted. That is said of whatever is there: the root
+    /// of a tree in a lower overlay layer changes its birth time when the first file in it goes.
+    pub(crate) dead: bool,
+    /// What the sidecar says, if it is whole. It may be about another tree.
+    said: Option<Sidecar>,
     /// When the entry was last used: the sidecar's modification time.
     pub(crate) used: SystemTime,
 }
 
-/// Looks at the sidecar of the tree that is at an entry's path now. `None` if there is none.
-pub(crate) fn beside(root: &Root, entry: &EntryPath, tree: &Meta) -> io::Result<Option<Beside>> {
-    let file = match root.dir.open_read(entry.sidecar()) {
-        Ok(file) => file,
-        Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(err) => return Err(err),
-    };
-    let meta = sys::fstat(&file)?;
-    let sidecar = if meta.kind == Kind::File {
-        Sidecar::parse(&sys::read_start(&file, MAX_BYTES)?)
+impl Beside {
+    /// What is known of the tree that is there now.
+    pub(crate) fn about(self, root: &Root, entry: &EntryPath, tree: &Meta) -> Option<Sidecar> {
+        self.said
             .filter(|sidecar| sidecar.fits(root, entry.value(), tree))
-    } else {
-        None
-    };
-    Ok(Some(Beside {
-        sidecar,
-        used: meta.modified,
-    }))
+    }
 }
 
-/// What is at an entry's path.
-#[derive(Debug)]
-pub(crate) enum Seen {
-    Nothing,
-    /// A tree that is being deleted where it stands.
-    Dead,
-    Tree {
-        beside: Option<Beside>,
-    },
-}
-
-/// The directory at an entry's path; an error if something else is there.
-pub(crate) fn directory_at(root: &Root, entry: &EntryPath) -> Result<Option<Meta>> {
-    let at = || root.absolute(entry.value());
-    let found = root.dir.look(entry.value());
-    let Some(meta) = found.reading("look at the tree", at)? else {
+/// Looks at the sidecar of an entry. `None` if there is none.
+pub(crate) fn beside(root: &Root, entry: &EntryPath) -> io::Result<Option<Beside>> {
+    let Some(file) = sys::absent_is_none(root.dir.open_read(entry.sidecar()))? else {
         return Ok(None);
     };
-    let why = match meta.kind {
-        Kind::Dir => return Ok(Some(meta)),
-        Kind::Link => "there is a symbolic link where a tree should be; move it away",
-        Kind::File | Kind::Other => "there is a file where a tree should be; move it away",
+    let meta = sys::fstat(&file)?;
+    let said = match meta.kind {
+        Kind::File => Sidecar::parse(&sys::read_start(&file, MAX_BYTES)?),
+        _ => None,
     };
-    Err(Error::corrupt(at(), why))
-}
-
-/// Looks at an entry's path, and beside it.
-pub(crate) fn look(root: &Root, entry: &EntryPath) -> Result<Seen> {
-    let Some(meta) = directory_at(root, entry)? else {
-        return Ok(Seen::Nothing);
-    };
-    let beside =
-        beside(root, entry, &meta).reading("look at the tree", || root.absolute(entry.value()))?;
-    let dead = beside
-        .as_ref()
-        .and_then(|beside| beside.sidecar.as_ref())
-        .is_some_and(|sidecar| sidecar.dead);
-    Ok(if dead {
-        Seen::Dead
-    } else {
-        Seen::Tree { beside }
-    })
+    Ok(Some(Beside {
+        dead: said.as_ref().is_some_and(|sidecar| sidecar.dead),
+        said,
+        used: meta.modified,
+    }))
 }
 
 #[cfg(test)]

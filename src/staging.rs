@@ -1,6 +1,6 @@
 //! Values in flight: files and directories in `tmp/` that are removed unless they are published.
 //!
-//! May call `sys` and `tree`. Invariant: as long as somebody writes what is staged, its lock is held
+//! May call `sys` and `dispose`. Invariant: as long as somebody writes what is staged, its lock is held
 //! (a `flock` on the staged file itself, or on `NAME.lock` beside a staged directory), so that a
 //! sweep, which takes that lock first, removes only what a dead process left. No age is asked.
 
@@ -9,18 +9,19 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::dispose;
+use crate::durable;
 use crate::error::{IoContext, Result};
 use crate::layout::{LOCK_SUFFIX, SIDECAR_SUFFIX, TMP};
+use crate::options::Durability;
 use crate::root::Root;
-use crate::sys::{self, Dir, FileId, Kind, Meta, flock, host};
-use crate::tree;
+use crate::sys::{self, Dir, FileId, flock, host};
 
-/// What staged names begin with: a file, a tree, a batch's directory, a tree that is being deleted.
+/// What staged names begin with: a file, a tree, a batch's directory.
 /// (`m-`, `l-` and `d-` are the marker, locks and directories of a shared store, made ready there.)
 pub(crate) const FILE_PREFIX: &str = "f-";
 pub(crate) const TREE_PREFIX: &str = "t-";
 pub(crate) const BATCH_PREFIX: &str = "b-";
-pub(crate) const DEAD_PREFIX: &str = "dead-";
 
 /// A file in `tmp/`, open for writing; unlinked when it is dropped, unless it was published.
 #[derive(Debug)]
@@ -32,9 +33,8 @@ pub(crate) struct StagedFile {
 }
 
 impl StagedFile {
-    pub(crate) fn new(root: &Arc<Root>) -> Result<Self> {
-        let (path, file) =
-            create_locked(root, FILE_PREFIX, "").writing("stage a value", || root.absolute(TMP))?;
+    pub(crate) fn new(root: &Arc<Root>) -> io::Result<Self> {
+        let (path, file) = create_locked(root, FILE_PREFIX, "")?;
         Ok(StagedFile {
             root: Arc::clone(root),
             path,
@@ -49,6 +49,11 @@ impl StagedFile {
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The same, for a value.
+    pub(crate) fn for_value(root: &Arc<Root>) -> Result<Self> {
+        StagedFile::new(root).writing("stage a value", || root.absolute(TMP))
     }
 
     /// A file in a staged directory, whose lock covers it.
@@ -118,6 +123,9 @@ pub(crate) struct StagedDir {
     root: Arc<Root>,
     path: PathBuf,
     lock: Option<File>,
+    /// For a `syncfs`. Opened before anything was staged, and used by nobody else, so that it
+    /// reports every error since then, and only here. Absent where nothing is made durable.
+    file_system: Option<Dir>,
     pid: u32,
 }
 
@@ -129,6 +137,10 @@ impl StagedDir {
                 root: Arc::clone(root),
                 path: Path::new(TMP).join(name),
                 lock: Some(lock),
+                file_system: match root.options.durability {
+                    Durability::None => None,
+                    Durability::Data | Durability::Full => Some(root.dir.open_dir(".")?),
+                },
                 pid: host::pid(),
             };
             root.dir.mkdir(&staged.path, 0o777)?;
@@ -149,6 +161,14 @@ impl StagedDir {
 
     pub(crate) fn sidecar_path(&self) -> PathBuf {
         with_suffix(&self.path, SIDECAR_SUFFIX)
+    }
+
+    /// Makes everything on the file system durable, what is staged here too.
+    pub(crate) fn sync_file_system(&self) -> io::Result<()> {
+        match &self.file_system {
+            Some(dir) => durable::file_system(dir),
+            None => Ok(()),
+        }
     }
 
     /// Moves the staged directory's lock file to another path, over what is there, and makes the
@@ -194,43 +214,8 @@ impl Drop for StagedDir {
 /// It is renamed aside first: if a client published it at this very moment, one of the two renames
 /// finds nothing, and nothing is deleted through a path that may have been published.
 pub(crate) fn discard(root: &Root, path: &Path) {
-    if let Ok(Some(dead)) = set_aside(root, path) {
-        let _ = tree::delete(&root.dir, &dead);
+    if let Ok(Some(dead)) = dispose::set_aside(root, path) {
+        let _ = dispose::delete(root, &dead);
     }
     let _ = root.dir.unlink(with_suffix(path, SIDECAR_SUFFIX));
-}
-
-/// Renames a tree to a name in `tmp/` under which it only waits to be deleted. `None`: there is
-/// none.
-pub(crate) fn set_aside(root: &Root, path: &Path) -> io::Result<Option<PathBuf>> {
-    let Some(meta) = root.dir.look(path)? else {
-        return Ok(None);
-    };
-    let renamed = made_movable(&root.dir, path, &meta, || {
-        root.unique(DEAD_PREFIX, |dead| {
-            // A rename would replace an empty directory of that name, which is 10 random characters.
-            root.dir.rename(path, dead)
-        })
-    });
-    sys::absent_is_none(renamed).map(|renamed| renamed.map(|(dead, ())| dead))
-}
-
-/// Runs a rename of a directory that gets another parent by it: for that, who is not root needs its
-/// write permission. If it stays where it was, it gets back the bits that it had.
-pub(crate) fn made_movable<T>(
-    dir: &Dir,
-    path: &Path,
-    meta: &Meta,
-    rename: impl FnOnce() -> io::Result<T>,
-) -> io::Result<T> {
-    if meta.kind != Kind::Dir || meta.mode & 0o200 != 0 {
-        return rename();
-    }
-    // If it is not ours to give, the rename says so.
-    let changed = dir.chmod(path, meta.mode | 0o200).is_ok();
-    let renamed = rename();
-    if renamed.is_err() && changed {
-        let _ = dir.chmod(path, meta.mode); // the first error is the one to tell
-    }
-    renamed
 }

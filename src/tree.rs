@@ -1,17 +1,17 @@
-//! The inside of a tree: measured, given its permission bits, made durable, deleted.
+//! The inside of a staged tree: measured, given its permission bits, made durable.
 //!
 //! May call `sys`. Follows no symbolic link. Invariant: nothing outside the directory it was given
-//! is touched, except what a hard link in it shares with the outside, and of that only the
-//! permission bits.
+//! is touched.
 
+use std::collections::HashMap;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use crate::durable;
 use crate::options::Barrier;
 use crate::root::Root;
-use crate::sys::{self, Dir, Kind, Meta};
+use crate::staging::StagedDir;
+use crate::sys::{self, FileId, Kind, Meta};
 
 const OWNER_ALL: u32 = 0o700;
 const OWNER_ENTER: u32 = 0o500;
@@ -40,6 +40,8 @@ const MANY_FILES: usize = 64;
 pub(crate) fn finish(root: &Root, tree: &Path) -> io::Result<Contents> {
     let mut contents = Contents::default();
     let mut left = vec![tree.to_path_buf()];
+    // Of files with several names: how many were found, and one of them.
+    let mut linked: HashMap<FileId, (u64, Meta, PathBuf)> = HashMap::new();
     while let Some(path) = left.pop() {
         let meta = root.dir.stat(&path)?;
         if meta.kind != Kind::Dir {
@@ -55,7 +57,12 @@ pub(crate) fn finish(root: &Root, tree: &Path) -> io::Result<Contents> {
                     let meta = root.dir.stat(&inside)?;
                     if meta.kind == Kind::File {
                         contents.bytes = contents.bytes.saturating_add(meta.len);
-                        set_mode(root, &inside, &meta, file_mode(root, meta.mode))?;
+                        if meta.links == 1 {
+                            set_mode(root, &inside, &meta, file_mode(root, meta.mode))?;
+                        } else {
+                            let names = linked.entry(meta.id).or_insert((0, meta, inside.clone()));
+                            names.0 += 1;
+                        }
                     }
                     meta.kind
                 }
@@ -67,6 +74,12 @@ pub(crate) fn finish(root: &Root, tree: &Path) -> io::Result<Contents> {
             }
         }
         contents.dirs.push(path);
+    }
+    for (found, meta, path) in linked.into_values() {
+        // If it has a name outside the tree, its bits are not the tree's to decide.
+        if found == meta.links {
+            set_mode(root, &path, &meta, file_mode(root, meta.mode))?;
+        }
     }
     // Only now, because nothing can be looked up in a directory without its bits.
     for path in contents.dirs.iter().rev() {
@@ -110,21 +123,11 @@ fn set_mode(root: &Root, path: &Path, meta: &Meta, mode: u32) -> io::Result<()> 
     if mode == meta.mode {
         return Ok(());
     }
-    match root.dir.chmod(path, mode) {
-        // A hard link to a file of somebody else, who has decided about its bits.
-        Err(err)
-            if err.kind() == io::ErrorKind::PermissionDenied
-                && meta.kind == Kind::File
-                && meta.links > 1 =>
-        {
-            Ok(())
-        }
-        changed => changed,
-    }
+    root.dir.chmod(path, mode)
 }
 
 /// Makes a staged tree durable, and the sidecar that is staged with it.
-pub(crate) fn sync(root: &Root, contents: &Contents, sidecar: &Path) -> io::Result<()> {
+pub(crate) fn sync(root: &Root, contents: &Contents, staged: &StagedDir) -> io::Result<()> {
     let few = contents.files.len() < MANY_FILES;
     let by_default = if few {
         Barrier::PerFile
@@ -132,14 +135,15 @@ pub(crate) fn sync(root: &Root, contents: &Contents, sidecar: &Path) -> io::Resu
         Barrier::FileSystem
     };
     if durable::is_by_file_system(root.options.barrier.unwrap_or(by_default)) {
-        return durable::file_system(&root.dir);
+        return staged.sync_file_system();
     }
     let mut files: Vec<&Path> = contents.files.iter().map(PathBuf::as_path).collect();
-    files.push(sidecar);
+    let sidecar = staged.sidecar_path();
+    files.push(&sidecar);
     match durable::each(root, &files, sys::sync_all) {
         // A file that its own owner may not open; the file system may.
         Err(err) if err.kind() == io::ErrorKind::PermissionDenied => {
-            return durable::file_system(&root.dir);
+            return staged.sync_file_system();
         }
         synced => synced?,
     }
@@ -147,60 +151,4 @@ pub(crate) fn sync(root: &Root, contents: &Contents, sidecar: &Path) -> io::Resu
         root.dir.open_dir(dir)?.sync()?;
     }
     Ok(())
-}
-
-/// Deletes a tree, or whatever else is at the path. What is not there is deleted.
-///
-/// Everything that can be deleted is, and the first thing that could not is the error: another
-/// user's directory, for example.
-pub(crate) fn delete(dir: &Dir, path: &Path) -> io::Result<()> {
-    match dir.unlink(path) {
-        Ok(()) => return Ok(()),
-        Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(()),
-        // EISDIR here; POSIX allows EPERM for it too. Whatever it is, a look tells.
-        Err(err) => {
-            if sys::absent_is_none(dir.stat(path))?.is_none_or(|meta| meta.kind != Kind::Dir) {
-                return Err(err);
-            }
-        }
-    }
-    delete_dir(dir, path)
-}
-
-fn delete_dir(parent: &Dir, name: &Path) -> io::Result<()> {
-    let opened = match parent.open_dir(name) {
-        Err(err) if err.kind() == io::ErrorKind::PermissionDenied => {
-            parent.chmod(name, OWNER_ALL)?;
-            parent.open_dir(name)
-        }
-        opened => opened,
-    };
-    let dir = match opened {
-        Ok(dir) => dir,
-        Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(err) => return Err(err),
-    };
-    let mode = dir.stat(".")?.mode;
-    if mode & OWNER_ALL != OWNER_ALL {
-        // If it is not ours to change, what follows says so.
-        let _ = dir.chmod(".", mode | OWNER_ALL);
-    }
-    let mut failed = None;
-    for found in dir.list(".")? {
-        let name = Path::new(&found.name);
-        debug_assert!(!name.as_os_str().as_bytes().contains(&b'/'));
-        let deleted = match found.kind {
-            Some(Kind::Dir) => delete_dir(&dir, name),
-            _ => delete(&dir, name),
-        };
-        if let Err(err) = deleted {
-            failed.get_or_insert(err);
-        }
-    }
-    drop(dir);
-    match (failed, parent.rmdir(name)) {
-        (Some(err), _) => Err(err),
-        (None, Err(err)) if err.kind() == io::ErrorKind::NotFound => Ok(()),
-        (None, removed) => removed,
-    }
 }

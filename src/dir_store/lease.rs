@@ -7,13 +7,14 @@ use std::sync::Arc;
 
 use crate::error::{ErrorKind, IoContext, Repr, Result};
 use crate::layout::EntryPath;
-use crate::lock::{self, KeyLock, Pacer};
+use crate::lock::{self, KeyLock, NotedLease, Pacer};
 use crate::outcome::Outcome;
+use crate::presence::{self, Seen, look};
 use crate::publish::{self, SealedTree};
 use crate::recency;
 use crate::root::Root;
-use crate::sidecar::{Seen, look};
-use crate::sys::{Stamp, host, inherit};
+
+use crate::sys::{Stamp, inherit};
 
 /// A published tree, protected for as long as this lives: nobody removes or replaces it.
 ///
@@ -32,27 +33,18 @@ pub struct DirLease {
 /// The lock, counted among the leases of this process.
 #[derive(Debug)]
 struct Held {
+    _noted: NotedLease,
     lock: KeyLock,
-    pid: u32,
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        if self.pid == host::pid() {
-            lock::forget_lease(self.lock.id());
-        }
-    }
 }
 
 impl DirLease {
     fn held(lock: KeyLock, outcome: Outcome) -> Self {
-        lock::note_lease(lock.id());
         DirLease {
             path: lock.root().absolute(lock.entry().value()),
             outcome,
             lock: Some(Held {
+                _noted: NotedLease::new(lock.id()),
                 lock,
-                pid: host::pid(),
             }),
         }
     }
@@ -125,7 +117,8 @@ impl DirLease {
             }
             .into());
         };
-        inherit::give(command, held.lock.another_shared()?);
+        let (file, noted) = held.lock.another_shared()?;
+        inherit::give(command, file, noted);
         Ok(())
     }
 }
@@ -138,6 +131,7 @@ pub(super) fn take(
 ) -> Result<Option<DirLease>> {
     let has_sidecar = match look(root, entry)? {
         Seen::Dead => return Ok(None),
+        Seen::Tree { beside: None } if presence::is_inside(root, entry)? => return Ok(None),
         Seen::Tree { beside } => beside.is_some(),
         Seen::Nothing => {
             // A sidecar without its tree: somebody is just publishing, replacing or removing.
@@ -154,11 +148,9 @@ pub(super) fn take(
         // What makes a directory an entry is its lock file or its sidecar.
         Ok(None) if !has_sidecar => return Ok(None),
         Ok(Some(lock)) => lock,
-        // In a store that cannot be written, and that has no lock file, there is nothing to hold
-        // and nobody who could take the tree away.
-        Ok(None) => return Ok(Some(DirLease::unprotected(root, entry))),
+        Ok(None) => return unprotected(root, entry),
         Err(err) if create && err.kind() == ErrorKind::ReadOnly => {
-            return Ok(Some(DirLease::unprotected(root, entry)));
+            return unprotected(root, entry);
         }
         Err(err) => return Err(err),
     };
@@ -173,6 +165,15 @@ pub(super) fn take(
             Ok(None)
         }
     }
+}
+
+/// In a store that this process cannot write and that has no lock file for the tree, there is
+/// nothing to hold. If there was one, it went with its tree.
+fn unprotected(root: &Root, entry: &EntryPath) -> Result<Option<DirLease>> {
+    Ok(match look(root, entry)? {
+        Seen::Tree { .. } => Some(DirLease::unprotected(root, entry)),
+        Seen::Nothing | Seen::Dead => None,
+    })
 }
 
 /// Makes a lease of a shared lock, if there is a tree; otherwise gives the lock back.

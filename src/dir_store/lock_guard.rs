@@ -8,9 +8,9 @@ use crate::dir_store::{DirLease, lease};
 use crate::error::{Repr, Result};
 use crate::key::PathKey;
 use crate::lock::{KeyLock, Waiting};
+use crate::presence::{self, Seen};
 use crate::publish;
 use crate::root::Root;
-use crate::sidecar::{Seen, look};
 use crate::staging::{StagedDir, TREE_PREFIX};
 
 /// A key's exclusive lock in a store of directories, held until it is dropped.
@@ -34,16 +34,22 @@ pub struct KVDirLock {
 type TakenOut = Mutex<Vec<StagedDir>>;
 
 impl KVDirLock {
-    pub(super) fn new<K: PathKey + ?Sized>(mut lock: KeyLock, key: &K, waiting: &Waiting) -> Self {
+    pub(super) fn new<K: PathKey + ?Sized>(
+        mut lock: KeyLock,
+        key: &K,
+        waiting: &Waiting,
+    ) -> Result<Self> {
+        publish::has_tree(&lock)?; // takes away what is left of one
+
         let label = key.label().map(|label| label.into_owned());
         lock.announce(label.as_deref());
-        KVDirLock {
+        Ok(KVDirLock {
             path: lock.root().absolute(lock.entry().value()),
             taken_out: Arc::default(),
             lock,
             label,
             waiting: waiting.clone(),
-        }
+        })
     }
 
     /// Whether there is a tree. `false` also where that cannot be told; see
@@ -59,7 +65,7 @@ impl KVDirLock {
     /// [`Io`](crate::ErrorKind::Io), or [`Corrupt`](crate::ErrorKind::Corrupt) if something else is
     /// at its path.
     pub fn try_exists(&self) -> Result<bool> {
-        let seen = look(self.lock.root(), self.lock.entry())?;
+        let seen = presence::look(self.lock.root(), self.lock.entry())?;
         Ok(matches!(seen, Seen::Tree { .. }))
     }
 

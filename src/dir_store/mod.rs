@@ -9,17 +9,17 @@ use std::sync::Arc;
 
 use crate::collect::{self, GcReport};
 use crate::entries::Entries;
-use crate::error::{Error, IoContext, Repr, Result};
+use crate::error::{Error, Repr, Result};
 use crate::key::PathKey;
 use crate::layout::EntryPath;
 use crate::lock::{self, CancelToken, Taken, Tried, Wait, WaitInfo, Waiting};
 use crate::marker::StoreKind;
 use crate::options::StoreOptions;
+use crate::presence::{self, Seen, look};
 use crate::publish;
 use crate::root::Root;
-use crate::sidecar::{Seen, look};
 use crate::staging::{StagedDir, TREE_PREFIX};
-use crate::sys::{self, Stamp};
+use crate::sys::Stamp;
 
 mod lease;
 mod lock_guard;
@@ -125,7 +125,7 @@ impl KVDirStore {
                 return Ok(lease.with_outcome(pacer.outcome()));
             }
             root.check_writable("make a tree", &entry)?;
-            self.refuse_strangers(&entry)?;
+            presence::refuse_strangers(root, &entry)?;
             let look_under_lock = |held: bool| {
                 let seen = if held {
                     look(root, &entry)?
@@ -142,7 +142,7 @@ impl KVDirStore {
                 Taken::Made((), None) => continue,
                 Taken::Lock(lock) => lock,
             };
-            if matches!(look(root, &entry)?, Seen::Tree { .. }) {
+            if publish::has_tree(&lock)? {
                 // Somebody was faster. An exclusive lock is no lease.
                 drop(lock);
                 continue;
@@ -156,57 +156,6 @@ impl KVDirStore {
             let sealed = publish::seal_tree(root, staged, label.as_deref())?;
             return lease::of_published(lock, sealed, &mut pacer);
         }
-    }
-
-    /// Refuses a key at whose path there is a directory that is no entry, such as one that holds
-    /// other entries: a lock file beside it would make it look like one. Or anything else that is
-    /// no tree; and a key that leads into a tree.
-    fn refuse_strangers(&self, entry: &EntryPath) -> Result<()> {
-        let root = &self.root;
-        let at = || root.absolute(entry.value());
-        let find = |path: &Path| root.dir.look(path).reading("look at the tree", at);
-        let is_alone = || -> Result<bool> {
-            Ok(find(&entry.lock())?.is_none() && find(&entry.sidecar())?.is_none())
-        };
-        if find(entry.value())?.is_none() || !is_alone()? {
-            return Ok(());
-        }
-        look(root, entry)?;
-        // An entry may have gone, and another have come, between these looks. As long as a directory
-        // is open no other has its identity: one that is there before and after was there throughout,
-        // and if it is an entry, its lock file was too.
-        let opened = sys::absent_is_none(root.dir.open_dir(entry.value()));
-        let Some(dir) = opened.reading("look at the tree", at)? else {
-            return Ok(());
-        };
-        let before = dir.stat(".").reading("look at the tree", at)?.id;
-        if is_alone()? && find(entry.value())?.is_some_and(|now| now.id == before) {
-            return Err(Error::corrupt(
-                at(),
-                "there is a directory that is no entry, perhaps one that holds other entries",
-            ));
-        }
-        Ok(())
-    }
-
-    /// Whether a lock file or a sidecar is at an entry's path, which makes an entry of a directory.
-    fn is_marked(&self, entry: &EntryPath) -> Result<bool> {
-        let there = |path: &Path| {
-            let found = self.root.dir.look(path);
-            found.reading("look at the tree", || self.root.absolute(entry.value()))
-        };
-        Ok(there(&entry.lock())?.is_some() || there(&entry.sidecar())?.is_some())
-    }
-
-    /// Whether a key's path leads into a tree: what is in there is not the store's, even if it is
-    /// called like a lock file.
-    fn is_inside_a_tree(&self, entry: &EntryPath) -> Result<bool> {
-        for above in entry.entries_above() {
-            if self.is_marked(&above)? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
     }
 
     /// Makes a tree and publishes it, in place of one that may be there; the last one wins.
@@ -230,7 +179,7 @@ impl KVDirStore {
         let root = &self.root;
         let at = root.absolute(entry.value());
         root.check_writable("replace the tree", &entry)?;
-        self.refuse_strangers(&entry)?;
+        presence::refuse_strangers(root, &entry)?;
         let staged = StagedDir::new(root, TREE_PREFIX)?;
         f(&root.absolute(staged.path())).map_err(|err| closure_failed(key, &at, err))?;
         let sealed = publish::seal_tree(root, staged, key.label().as_deref())?;
@@ -257,17 +206,7 @@ impl KVDirStore {
     ///
     /// As [`get`](Self::get), without `Busy` and `Cancelled`.
     pub fn contains<K: PathKey + ?Sized>(&self, key: &K) -> Result<bool> {
-        self.is_entry(&EntryPath::of(key)?)
-    }
-
-    fn is_entry(&self, entry: &EntryPath) -> Result<bool> {
-        match look(&self.root, entry)? {
-            Seen::Nothing | Seen::Dead => Ok(false),
-            Seen::Tree { beside: Some(_) } => Ok(true),
-            Seen::Tree { beside: None } => {
-                Ok(self.is_marked(entry)? && !self.is_inside_a_tree(entry)?)
-            }
-        }
+        presence::is_entry(&self.root, &EntryPath::of(key)?)
     }
 
     /// Takes the key's lock, exclusively, and waits for it as this view of the store waits: for
@@ -279,9 +218,9 @@ impl KVDirStore {
     pub fn lock<K: PathKey + ?Sized>(&self, key: &K) -> Result<KVDirLock> {
         let entry = EntryPath::of(key)?;
         self.root.check_writable("lock the key", &entry)?;
-        self.refuse_strangers(&entry)?;
+        presence::refuse_strangers(&self.root, &entry)?;
         let lock = lock::exclusive(&self.root, &entry, &mut self.waiting.start())?;
-        Ok(KVDirLock::new(lock, key, &self.waiting))
+        KVDirLock::new(lock, key, &self.waiting)
     }
 
     /// Takes the key's lock if that needs no waiting. `None`: it is busy, or the tree is leased.
@@ -292,9 +231,9 @@ impl KVDirStore {
     pub fn try_lock<K: PathKey + ?Sized>(&self, key: &K) -> Result<Option<KVDirLock>> {
         let entry = EntryPath::of(key)?;
         self.root.check_writable("lock the key", &entry)?;
-        self.refuse_strangers(&entry)?;
+        presence::refuse_strangers(&self.root, &entry)?;
         match lock::try_exclusive(&self.root, &entry, true)? {
-            Tried::Lock(lock) => Ok(Some(KVDirLock::new(lock, key, &self.waiting))),
+            Tried::Lock(lock) => KVDirLock::new(lock, key, &self.waiting).map(Some),
             Tried::Busy | Tried::Absent => Ok(None),
         }
     }
@@ -306,7 +245,7 @@ impl KVDirStore {
     /// As [`lock`](Self::lock).
     pub fn lock_if_exists<K: PathKey + ?Sized>(&self, key: &K) -> Result<Option<KVDirLock>> {
         let entry = EntryPath::of(key)?;
-        if !self.is_entry(&entry)? {
+        if !presence::is_entry(&self.root, &entry)? {
             return Ok(None);
         }
         let lock = self.lock(key)?;
@@ -324,7 +263,7 @@ impl KVDirStore {
     /// [`InUse`](crate::ErrorKind::InUse) while the tree is leased or its key locked, by any process.
     pub fn remove<K: PathKey + ?Sized>(&self, key: &K) -> Result<bool> {
         let entry = EntryPath::of(key)?;
-        if !self.is_entry(&entry)? {
+        if !presence::is_entry(&self.root, &entry)? {
             return Ok(false);
         }
         self.root.check_writable("remove the tree", &entry)?;
@@ -346,7 +285,7 @@ impl KVDirStore {
     /// As [`contains`](Self::contains). Where the note is not allowed to be written that is no error.
     pub fn touch<K: PathKey + ?Sized>(&self, key: &K) -> Result<bool> {
         let entry = EntryPath::of(key)?;
-        let there = self.is_entry(&entry)?;
+        let there = presence::is_entry(&self.root, &entry)?;
         if there && !self.root.options.read_only && !self.root.file_system.overlay {
             let _ = self.root.dir.stamp(entry.sidecar(), Stamp::Modified);
         }

@@ -14,7 +14,6 @@ use crate::options::{Barrier, Durability};
 use crate::publish;
 use crate::root::Root;
 use crate::staging::{BATCH_PREFIX, StagedDir, StagedFile};
-use crate::sys::Dir;
 
 /// Values that are staged one by one and then made durable and published together; see
 /// [`KVFileStore::batch`](crate::KVFileStore::batch).
@@ -25,18 +24,11 @@ use crate::sys::Dir;
 pub struct Batch {
     root: Arc<Root>,
     waiting: Waiting,
-    staged: Option<Staged>,
+    staged: Option<StagedDir>,
     /// The last value staged for each key, and the keys in the order in which they came.
     values: HashMap<EntryPath, PathBuf>,
     order: Vec<EntryPath>,
     count: u64,
-}
-
-#[derive(Debug)]
-struct Staged {
-    dir: StagedDir,
-    /// Opened before anything was staged, so that its `syncfs` reports every error since then.
-    file_system: Dir,
 }
 
 impl Batch {
@@ -67,16 +59,9 @@ impl Batch {
         publish::is_there(&self.root, &entry)?;
         let staged = match &mut self.staged {
             Some(staged) => staged,
-            none => none.insert(Staged {
-                file_system: self
-                    .root
-                    .dir
-                    .open_dir(".")
-                    .reading("open the base directory", || self.root.path().to_path_buf())?,
-                dir: StagedDir::new(&self.root, BATCH_PREFIX)?,
-            }),
+            none => none.insert(StagedDir::new(&self.root, BATCH_PREFIX)?),
         };
-        let file = StagedFile::inside(&staged.dir, &self.count.to_string())?;
+        let file = StagedFile::inside(staged, &self.count.to_string())?;
         self.count += 1;
         let file = ValueWriter::fill(&self.root, key, &entry, file, f)?;
         publish::close_file(&self.root, file.file())
@@ -112,17 +97,14 @@ impl Batch {
                 .collect();
             let barrier = root.options.barrier.unwrap_or(Barrier::PerFile);
             let synced = if durable::is_by_file_system(barrier) {
-                durable::file_system(&staged.file_system)
+                staged.sync_file_system()
             } else {
                 durable::each(root, &paths, durable::data)
             };
-            synced.writing("make the batch durable", || {
-                root.absolute(staged.dir.path())
-            })?;
+            synced.writing("make the batch durable", || root.absolute(staged.path()))?;
         }
-        let mut pacer = self.waiting.start();
         for entry in &self.order {
-            let lock = lock::exclusive(root, entry, &mut pacer)?;
+            let lock = lock::exclusive(root, entry, &mut self.waiting.start())?;
             publish::rename_file(&lock, &self.values[entry])?;
         }
         if root.options.durability == Durability::Full {

@@ -181,7 +181,7 @@ impl KVFileStore {
             return Ok(value.with_outcome(pacer.outcome()));
         }
         lock.announce(key.label().as_deref());
-        let staged = StagedFile::new(root)?;
+        let staged = StagedFile::for_value(root)?;
         let staged = lock::computing(&lock, || ValueWriter::fill(root, key, &entry, staged, f))?;
         publish::seal_file(root, &staged)?;
         publish::file(&lock, staged)?;
@@ -205,7 +205,7 @@ impl KVFileStore {
         let root = &self.root;
         root.check_writable("write a value", &entry)?;
         publish::is_there(root, &entry)?; // so that the closure does not run for nothing
-        let staged = ValueWriter::fill(root, key, &entry, StagedFile::new(root)?, f)?;
+        let staged = ValueWriter::fill(root, key, &entry, StagedFile::for_value(root)?, f)?;
         publish::seal_file(root, &staged)?;
         let lock = lock::exclusive(root, &entry, &mut self.waiting.start())?;
         publish::file(&lock, staged)?;

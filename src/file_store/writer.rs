@@ -253,7 +253,7 @@ impl<'a> LockedWrite<'a> {
     pub(super) fn new(lock: &'a KVFileLock) -> Result<Self> {
         let root = lock.lock.root();
         Ok(LockedWrite {
-            sink: Sink::new(root, lock.lock.entry(), StagedFile::new(root)?),
+            sink: Sink::new(root, lock.lock.entry(), StagedFile::for_value(root)?),
             lock,
         })
     }

@@ -112,9 +112,13 @@ pub(crate) fn exclusive_or<T>(
             // Its maker failed or died. A lock is never converted upwards.
             drop(lock);
             let file = open_or_create(root, entry)?;
+            pacer.note_wait();
             wait_flock(root, entry, &file, Mode::Exclusive)?;
             if let Some(lock) = KeyLock::confirm(root, entry, file, Mode::Exclusive)? {
                 return Ok(Taken::Lock(lock));
+            }
+            if let Some(made) = look(false)? {
+                return Ok(Taken::Made(made, None));
             }
         } else {
             if let Some(made) = look(false)? {
@@ -467,8 +471,9 @@ impl KeyLock {
         successor
     }
 
-    /// Another descriptor of the same lock file, locked shared in its own right.
-    pub(crate) fn another_shared(&self) -> Result<File> {
+    /// Another descriptor of the same lock file, locked shared in its own right. It counts as a
+    /// lease of this process for as long as it is open here.
+    pub(crate) fn another_shared(&self) -> Result<(File, NotedLease)> {
         let at = || at_lock(&self.root, &self.entry);
         let path = self.entry.lock();
         let file = match self.root.dir.open_write(&path) {
@@ -478,11 +483,11 @@ impl KeyLock {
         .reading("open the lock file again", at)?;
         let same = sys::fstat(&file).reading("look at the lock file", at)?.id == self.id;
         if same && try_flock(&self.root, &self.entry, &file, Mode::Shared)? {
-            return Ok(file);
+            return Ok((file, NotedLease::new(self.id)));
         }
         Err(Error::corrupt(
             at(),
-            "somebody replaced the lock file of a leased tree",
+            "somebody replaced the lock file of a leased tree; lease it again",
         ))
     }
 
@@ -509,7 +514,10 @@ impl Drop for KeyLock {
                 // Even of a file that is deleted: a hard link to it may live on.
                 let _ = sys::truncate(&self.file, 0);
             }
-            if !self.keeps_file() {
+            // If somebody else took the name away, what has it now is another's lock.
+            let is_named =
+                || matches!(identity(&self.root, &self.entry), Ok(Some(id)) if id == self.id);
+            if !self.keeps_file() && is_named() {
                 // First the name, then the lock: who opens it from now on makes a new file.
                 deleted = self.root.dir.unlink(self.entry.lock()).is_ok();
             }
@@ -559,19 +567,35 @@ fn refuse_deadlock(root: &Root, entry: &EntryPath, file: &File) -> Result<()> {
 /// The leases that this process holds, by the lock file that each is on.
 static LEASES: Mutex<BTreeMap<FileId, usize>> = Mutex::new(BTreeMap::new());
 
-/// Counts a lease of this process.
-pub(crate) fn note_lease(id: FileId) {
-    let mut leases = LEASES.lock().unwrap_or_else(PoisonError::into_inner);
-    *leases.entry(id).or_default() += 1;
+/// Counts as a lease of this process until it is dropped.
+#[derive(Debug)]
+pub(crate) struct NotedLease {
+    id: FileId,
+    pid: u32,
 }
 
-/// Counts it no longer.
-pub(crate) fn forget_lease(id: FileId) {
-    let mut leases = LEASES.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(count) = leases.get_mut(&id) {
-        *count -= 1;
-        if *count == 0 {
-            leases.remove(&id);
+impl NotedLease {
+    pub(crate) fn new(id: FileId) -> Self {
+        let mut leases = LEASES.lock().unwrap_or_else(PoisonError::into_inner);
+        *leases.entry(id).or_default() += 1;
+        NotedLease {
+            id,
+            pid: host::pid(),
+        }
+    }
+}
+
+impl Drop for NotedLease {
+    fn drop(&mut self) {
+        if self.pid != host::pid() {
+            return; // a forked process's copy
+        }
+        let mut leases = LEASES.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = leases.get_mut(&self.id) {
+            *count -= 1;
+            if *count == 0 {
+                leases.remove(&self.id);
+            }
         }
     }
 }

@@ -254,6 +254,18 @@ impl Dir {
         })
     }
 
+    /// Renames something to a path relative to another directory.
+    pub(crate) fn rename_to(
+        &self,
+        from: impl AsRef<Path>,
+        other: &Dir,
+        to: impl AsRef<Path>,
+    ) -> io::Result<()> {
+        retried("rename", || {
+            rustix::fs::renameat(&self.fd, from.as_ref(), &other.fd, to.as_ref())
+        })
+    }
+
     /// Swaps two names in one step. `EINVAL` or `ENOSYS` where the file system cannot.
     pub(crate) fn exchange(&self, a: impl AsRef<Path>, b: impl AsRef<Path>) -> io::Result<()> {
         retried("exchange", || {
@@ -293,9 +305,9 @@ impl Dir {
         absent_is_none(self.stat(path))
     }
 
-    /// When the file was created, where the file system keeps that.
+    /// When the file was created, where that can be known.
     #[cfg(target_os = "linux")]
-    pub(crate) fn born(&self, path: impl AsRef<Path>) -> io::Result<Option<(i64, u32)>> {
+    pub(crate) fn born(&self, path: impl AsRef<Path>) -> Option<(i64, u32)> {
         use rustix::fs::StatxFlags;
         let stat = retried("statx", || {
             rustix::fs::statx(
@@ -304,15 +316,16 @@ impl Dir {
                 AtFlags::SYMLINK_NOFOLLOW,
                 StatxFlags::BTIME,
             )
-        })?;
+        })
+        .ok()?;
         let known = stat.stx_mask & StatxFlags::BTIME.bits() != 0;
-        Ok(known.then_some((stat.stx_btime.tv_sec, stat.stx_btime.tv_nsec)))
+        known.then_some((stat.stx_btime.tv_sec, stat.stx_btime.tv_nsec))
     }
 
-    /// When the file was created, where the file system keeps that.
+    /// When the file was created, where that can be known.
     #[cfg(not(target_os = "linux"))]
-    pub(crate) fn born(&self, _path: impl AsRef<Path>) -> io::Result<Option<(i64, u32)>> {
-        Ok(None)
+    pub(crate) fn born(&self, _path: impl AsRef<Path>) -> Option<(i64, u32)> {
+        None
     }
 
     /// Sets the permission bits of something that is no symbolic link.
@@ -465,11 +478,13 @@ pub(crate) fn read_start(file: &File, limit: usize) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; limit];
     let mut filled = 0;
     while filled < limit {
-        match retried("pread", || {
+        let more = retried("pread", || {
             file.read_at(&mut bytes[filled..], filled as u64)
-        })? {
-            0 => break,
-            more => filled += more,
+        })?;
+        filled += more;
+        // Of a regular file a call gives less than asked only at its end.
+        if filled < limit {
+            break;
         }
     }
     bytes.truncate(filled);

@@ -37,8 +37,8 @@ fn play(role: &str, args: &[&str]) {
             crate::faults::play(role, args)
                 || crate::lock_deletion::play(role, args)
                 || crate::leases::play(role, args)
-                || crate::waiting::play(role, args)
-                || crate::permissions::play(role, args),
+                || crate::permissions::play(role, args)
+                || crate::waiting::play(role, args),
             "no role {role:?}"
         ),
     }
