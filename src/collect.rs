@@ -206,10 +206,10 @@ fn take_beside(root: &Arc<Root>, entry: &EntryPath) -> Result<bool> {
     }
     let at = || root.absolute(entry.lock());
     // A directory that is no entry may be somebody's tree, with a `Cargo.lock` in it.
-    let found = sys::absent_is_none(root.dir.open_read(entry.lock()))
-        .and_then(|file| file.map(|file| sys::read_start(&file, 16)).transpose());
-    let start = found.reading("look at the lock file", at)?;
-    if start.is_some_and(|start| !can_be_in_a_lock_file(&start)) {
+    // What cannot be opened is found out about when it is locked.
+    let start = root.dir.open_read(entry.lock());
+    let start = start.and_then(|file| sys::read_start(&file, 16));
+    if start.is_ok_and(|start| !can_be_in_a_lock_file(&start)) {
         return Err(Error::corrupt(at(), "there is a file that is no lock file"));
     }
     // A sidecar may be alone. A lock file that is gone by now needs nobody to take it.
