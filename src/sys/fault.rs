@@ -31,20 +31,20 @@ mod armed {
 
     struct Seam {
         calls: Vec<&'static str>,
-        planned: Option<(usize, Fault)>,
+        planned: Vec<(usize, Fault)>,
     }
 
     static ARMED: AtomicBool = AtomicBool::new(false);
     static SEAM: Mutex<Seam> = Mutex::new(Seam {
         calls: Vec::new(),
-        planned: None,
+        planned: Vec::new(),
     });
 
-    /// From now on counts calls; the one of this number, counted from 0, meets the fault, once.
-    pub fn arm(planned: Option<(usize, Fault)>) {
+    /// From now on counts calls; those of these numbers, counted from 0, meet their faults, once.
+    pub fn arm(planned: impl IntoIterator<Item = (usize, Fault)>) {
         let mut seam = SEAM.lock().unwrap_or_else(PoisonError::into_inner);
         seam.calls.clear();
-        seam.planned = planned;
+        seam.planned = planned.into_iter().collect();
         ARMED.store(true, Ordering::SeqCst);
     }
 
@@ -75,21 +75,19 @@ mod armed {
         let mut seam = SEAM.lock().unwrap_or_else(PoisonError::into_inner);
         let number = seam.calls.len();
         seam.calls.push(call);
-        match seam.planned {
-            Some((planned, fault)) if planned == number => match fault {
-                Fault::Fail(errno) => Err(io::Error::from_raw_os_error(errno)),
-                Fault::Kill => {
-                    let _ = rustix::process::kill_process(
-                        rustix::process::getpid(),
-                        rustix::process::Signal::KILL,
-                    );
-                    // SIGKILL cannot be caught, so this line is never reached for long.
-                    loop {
-                        std::thread::park();
-                    }
+        match seam.planned.iter().find(|(at, _)| *at == number) {
+            None => Ok(()),
+            Some((_, Fault::Fail(errno))) => Err(io::Error::from_raw_os_error(*errno)),
+            Some((_, Fault::Kill)) => {
+                let _ = rustix::process::kill_process(
+                    rustix::process::getpid(),
+                    rustix::process::Signal::KILL,
+                );
+                // SIGKILL cannot be caught, so this line is never reached for long.
+                loop {
+                    std::thread::park();
                 }
-            },
-            _ => Ok(()),
+            }
         }
     }
 }
