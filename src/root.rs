@@ -313,18 +313,10 @@ impl Root {
     ) -> Result<bool> {
         let at = || self.absolute(name);
         loop {
-            let staged = self.unique("m-", |path| {
-                let file = self.dir.create_new(path, 0o666)?;
-                let written = self
-                    .open_to_group(&file)
-                    .and_then(|()| sys::write_at_start(&file, text.as_bytes()))
-                    .and_then(|()| sync(&file));
-                if written.is_err() {
-                    let _ = self.dir.unlink(path); // the first error is the one to tell
-                }
-                written
+            let staged = self.unique_file("m-", |file| {
+                sys::write_at_start(file, text.as_bytes()).and_then(|()| sync(file))
             });
-            let (staged, ()) = staged.writing("write a file of the store", at)?;
+            let (staged, _file) = staged.writing("write a file of the store", at)?;
             let linked = self.dir.link(&staged, name);
             let unlinked = self.dir.unlink(&staged);
             match linked {
@@ -361,6 +353,22 @@ impl Root {
         create: impl FnMut(&Path) -> io::Result<T>,
     ) -> io::Result<(PathBuf, T)> {
         temp::unique(&self.path, TMP, prefix, create)
+    }
+
+    /// A file in `tmp/` that the group can use and that `complete` has completed, or none.
+    pub(crate) fn unique_file(
+        &self,
+        prefix: &str,
+        complete: impl Fn(&File) -> io::Result<()>,
+    ) -> io::Result<(PathBuf, File)> {
+        self.unique(prefix, |path| {
+            let file = self.dir.create_new(path, 0o666)?;
+            let completed = self.open_to_group(&file).and_then(|()| complete(&file));
+            if completed.is_err() {
+                let _ = self.dir.unlink(path); // the first error is the one to tell
+            }
+            completed.map(|()| file)
+        })
     }
 
     /// In a shared store, lets the group read and write a file just created.
@@ -436,7 +444,11 @@ impl Root {
         }
         let (staged, ()) = self.unique("d-", |staged| {
             self.dir.mkdir(staged, 0o777)?;
-            self.open_dir_to_group(staged)
+            let opened = self.open_dir_to_group(staged);
+            if opened.is_err() {
+                let _ = self.dir.rmdir(staged); // the first error is the one to tell
+            }
+            opened
         })?;
         let renamed = self.dir.rename(&staged, path);
         if renamed.is_err() {

@@ -305,11 +305,7 @@ fn open_or_create_for_group(root: &Root, path: &std::path::Path) -> io::Result<F
         Err(err) if err.kind() == io::ErrorKind::NotFound => {}
         opened => return opened,
     }
-    let (staged, file) = root.unique("l-", |staged| {
-        let file = root.dir.create_new(staged, 0o666)?;
-        root.open_to_group(&file)?;
-        Ok(file)
-    })?;
+    let (staged, file) = root.unique_file("l-", |_file| Ok(()))?;
     let linked = root.dir.link(&staged, path);
     let _ = root.dir.unlink(&staged); // a sweep takes it if this fails
     match linked {
