@@ -322,10 +322,10 @@ pub(crate) fn remove_tree(lock: KeyLock) -> Result<bool> {
     let entry = lock.entry().clone();
     let at = || root.absolute(entry.value());
     let dead = take_away(&root, &entry).writing("remove the tree", at)?;
-    sys::absent_is_none(root.dir.unlink(entry.sidecar()))
-        .writing("remove what is known of the tree", at)?;
-    sync_names(&root, &entry)?;
+    let forgotten = sys::absent_is_none(root.dir.unlink(entry.sidecar()))
+        .writing("remove what is known of the tree", at)
+        .and_then(|_| sync_names(&root, &entry));
     drop(lock);
     delete_dead(&root, dead);
-    Ok(true)
+    forgotten.map(|()| true)
 }

@@ -499,8 +499,18 @@ enum First {
     Set,
 }
 
+/// What may be left that only a sweep takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
+enum Left {
+    /// Nothing: there was no fault.
+    Nothing,
+    /// Nothing in `tmp/`: there was a fault, and then time to put things in order.
+    NothingStaged,
+    Anything,
+}
+
 /// What must hold in a store after an operation on it met a fault.
-fn examine(case: &Case, base: &Path, own: Option<&Store>, first: First) -> State {
+fn examine(case: &Case, base: &Path, own: Option<&Store>, left: Left, first: First) -> State {
     let Operation { before, after, .. } = case.operation;
     let store = Store::open_beside(case, base);
     let mut state = store.state();
@@ -516,6 +526,13 @@ fn examine(case: &Case, base: &Path, own: Option<&Store>, first: First) -> State
         );
     }
     examine_entries(case, &store, state);
+    examine_closed(case, base, &store);
+    if left <= Left::NothingStaged {
+        assert_eq!(listing(&base.join("tmp")), BTreeSet::new());
+    }
+    if left == Left::Nothing {
+        assert_eq!(listing(base), listing_of(case, state));
+    }
     let own = own.unwrap_or(&store);
     let again = case.all(AGAIN);
     if first == First::Set {
@@ -549,6 +566,61 @@ fn examine(case: &Case, base: &Path, own: Option<&Store>, first: First) -> State
     );
     assert_eq!(listing(base), empty_store());
     found
+}
+
+/// What was published is closed to writing.
+fn examine_closed(case: &Case, base: &Path, store: &Store) {
+    for path in store.entries().into_keys().map(|key| base.join(key)) {
+        let files = if path.is_dir() {
+            // The root is closed last.
+            let inside = listing(&path);
+            inside.iter().map(|name| path.join(name)).collect()
+        } else {
+            vec![path]
+        };
+        for file in files {
+            let meta = file.symlink_metadata().unwrap();
+            let open = match (case.operation.is_of_trees, case.setting) {
+                (true, "read-only") | (false, "none" | "data" | "full" | "syncfs") => 0o222,
+                (false, "group") => 0o202,
+                _ => 0,
+            };
+            let mode = meta.permissions().mode();
+            assert!(
+                meta.is_symlink() || mode & open == 0,
+                "{mode:o}: {}",
+                file.display()
+            );
+        }
+    }
+}
+
+/// What is durable is so before it has its name; with full durability the name is so after that.
+fn examine_order(case: &Case, calls: &[String]) {
+    let position = |from_end: bool, names: &[&str]| {
+        let is = |call: &String| names.contains(&call.as_str());
+        if from_end {
+            calls.iter().rposition(is)
+        } else {
+            calls.iter().position(is)
+        }
+    };
+    let synced = position(true, &["fdatasync", "fsync", "syncfs"]);
+    let named = position(false, &["rename", "exchange"]);
+    let names_synced = position(true, &["fsync-dir"]);
+    match case.setting {
+        "none" => assert_eq!((synced, names_synced), (None, None)),
+        // The lock that becomes a lease is renamed last, and is nobody's value.
+        _ if case.opens() || case.operation.before == case.operation.after => {}
+        "full" | "syncfs" if case.operation.after == NOTHING => {
+            assert!(case.setting != "full" || names_synced > named, "{calls:?}");
+        }
+        "full" | "syncfs" => {
+            assert!(synced.is_some() && synced < named, "{calls:?}");
+            assert!(case.setting != "full" || names_synced > named, "{calls:?}");
+        }
+        _ => {}
+    }
 }
 
 fn examine_entries(case: &Case, store: &Store, state: State) {
@@ -639,7 +711,9 @@ fn kill_everywhere(name: &str) {
     for case in Case::of(name) {
         let dir = scratch();
         let refused = case.refused(&calls_of(&case, &[]));
-        let calls = calls_of(&case, &refused).len();
+        let calls = calls_of(&case, &refused);
+        examine_order(&case, &calls);
+        let calls = calls.len();
         let from = refused.first().map_or(0, |(at, _)| at + 1);
         let next = AtomicUsize::new(from);
         std::thread::scope(|scope| {
@@ -707,7 +781,12 @@ fn kill_at(case: &Case, base: &Path, refused: &[(usize, Fault)], n: usize, calls
     } else {
         First::Sweep
     };
-    let state = examine(case, base, None, first);
+    let left = if n == calls {
+        Left::Nothing
+    } else {
+        Left::Anything
+    };
+    let state = examine(case, base, None, left, first);
     if n == calls {
         assert_eq!(state, case.operation.after);
     }
@@ -833,7 +912,12 @@ fn attempt(case: &Case, base: &Path, plan: &[(usize, Fault)], first: First) -> E
         let (call, errno) = fault.unwrap();
         examine_error(err, base, call, Errno::from_raw_os_error(errno));
     }
-    let state = examine(case, base, store.as_ref(), first);
+    let left = match fault {
+        None => Left::Nothing,
+        Some((call, _)) if cleans_up(case, call) => Left::Anything,
+        Some(_) => Left::NothingStaged,
+    };
+    let state = examine(case, base, store.as_ref(), left, first);
     if let Ok(true) = result {
         assert_eq!(state, case.operation.after);
     }
@@ -852,6 +936,17 @@ fn only_looks(call: &str) -> bool {
      fstatfs try-flock-shared try-flock-exclusive flock-shared flock-unlock"
         .split(' ')
         .any(|name| call == name)
+}
+
+/// Whether a call may be one of those that put things in order.
+fn cleans_up(case: &Case, call: &str) -> bool {
+    match call {
+        "unlink" | "rmdir" => true,
+        "rename" | "stat" | "open-dir" | "open-list" | "getdents" => {
+            case.operation.is_of_trees || case.name == "file_batch"
+        }
+        _ => false,
+    }
 }
 
 /// An error says what was being done, where, and why.
