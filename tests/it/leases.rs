@@ -14,11 +14,13 @@ use larder::{
 };
 
 use crate::support::{
-    Random, Worker, empty_store, eventually, listing, tempdir, wait_until_blocked,
+    Random, Worker, empty_store, eventually, in_time, listing, tempdir, wait_until_blocked,
 };
 use crate::worker::{hear, say};
 
 const LEASE: &str = "lease";
+const GET: &str = "get-tree";
+const LOCK: &str = "lock-tree";
 const REPLACE: &str = "replace";
 const READ: &str = "read-trees";
 const CHURN: &str = "churn-trees";
@@ -41,6 +43,20 @@ pub(crate) fn play(role: &str, args: &[&str]) -> bool {
             drop(lease);
             say("dropped");
             hear();
+        }
+        GET => {
+            // Says `ready`, hears `go`, says whether there was a tree.
+            let store = open(args[0]);
+            say("ready");
+            hear();
+            say(&format!("got {}", store.get(KEY).unwrap().is_some()));
+        }
+        LOCK => {
+            // Says `locked`, hears anything, removes the tree, says `removed`.
+            let lock = open(args[0]).lock(KEY).unwrap();
+            say("locked");
+            hear();
+            say(&format!("removed {}", lock.remove().unwrap()));
         }
         REPLACE => {
             // TEXT: says `ready`, hears `go`, says `replaced`.
@@ -424,8 +440,35 @@ fn an_inherited_lease_is_in_no_other_child() {
     parent.finish();
 }
 
+/// Who saw the tree, and then finds that its lock file went with it, has created another.
+#[test]
+fn a_lease_that_comes_too_late_leaves_nothing() {
+    let dir = tempdir();
+    let store = with_tree(dir.path());
+    let base = dir.path().to_str().unwrap();
+    let mut remover = Worker::start(LOCK, &[base]);
+    remover.expect("locked");
+    let mut readers: Vec<_> = (0..4).map(|_| Worker::start(GET, &[base])).collect();
+    for reader in &mut readers {
+        reader.expect("ready");
+        reader.tell("go");
+        wait_until_blocked(reader.pid());
+    }
+    remover.tell("go");
+    remover.expect("removed true");
+    for reader in &mut readers {
+        reader.expect("got false");
+        reader.finish();
+    }
+    assert_eq!(listing(store.base()), empty_store());
+}
+
 #[test]
 fn a_lease_of_this_process_is_named_as_the_obstacle() {
+    in_time(leases_of_this_process_are_obstacles);
+}
+
+fn leases_of_this_process_are_obstacles() {
     let dir = tempdir();
     let store = with_tree(dir.path());
     let lease = store.get(KEY).unwrap().unwrap();
@@ -449,6 +492,10 @@ fn a_lease_of_this_process_is_named_as_the_obstacle() {
 
 #[test]
 fn each_of_two_leases_protects() {
+    in_time(two_leases_protect);
+}
+
+fn two_leases_protect() {
     let dir = tempdir();
     let store = with_tree(dir.path());
     let first = store.get(KEY).unwrap().unwrap();

@@ -147,7 +147,10 @@ fn turn_of_files(store: &KVFileStore, marked: &Marked<'_>, random: &mut Random, 
         }
         3 => {
             let value = view.get_or_set(key, |w| {
-                marked.alone(|| w.write_all(text.as_bytes()))?;
+                marked.alone(|| {
+                    assert!(!view.contains(key).unwrap(), "computed again");
+                    w.write_all(text.as_bytes())
+                })?;
                 Ok(())
             });
             check_whole(value.unwrap());
@@ -219,7 +222,13 @@ fn turn_of_trees(store: &KVDirStore, marked: &Marked<'_>, random: &mut Random, t
             lock.remove().unwrap();
         }
         3 => {
-            let lease = view.get_or_set(key, |tree| Ok(marked.alone(|| fill(tree, turn))?));
+            let lease = view.get_or_set(key, |tree| {
+                marked.alone(|| {
+                    assert!(!view.contains(key).unwrap(), "made again");
+                    fill(tree, turn)
+                })?;
+                Ok(())
+            });
             marked.leased(&lease.unwrap());
         }
         4 => {

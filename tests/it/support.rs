@@ -193,6 +193,23 @@ pub(crate) fn eventually(what: &str, mut check: impl FnMut() -> bool) {
     }
 }
 
+/// Runs what would never end if it waited for a lock that this process holds itself.
+pub(crate) fn in_time<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> T {
+    let (sender, ended) = channel();
+    let thread = std::thread::spawn(move || {
+        let result = run();
+        let _ = sender.send(()); // too late if nobody listens any more
+        result
+    });
+    // A panic drops the sender, and is told by the join.
+    if let Err(RecvTimeoutError::Timeout) = ended.recv_timeout(DEADLINE) {
+        panic!("not done within {DEADLINE:?}");
+    }
+    thread
+        .join()
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
 /// Waits until a process sleeps in `flock`.
 pub(crate) fn wait_until_blocked(pid: u32) {
     eventually("to be blocked in flock", || {

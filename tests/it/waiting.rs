@@ -15,7 +15,7 @@ use larder::{
 use rustix::fs::FlockOperation;
 
 use crate::support::{
-    DEADLINE, Worker, empty_store, eventually, listing, open_descriptors, tempdir,
+    DEADLINE, Worker, empty_store, eventually, in_time, listing, open_descriptors, tempdir,
     wait_until_blocked,
 };
 use crate::worker::{hear, say};
@@ -51,12 +51,14 @@ pub(crate) fn play(role: &str, args: &[&str]) -> bool {
             hear();
         }
         LEAD => {
-            // Says `computing`, hears what to write, says `made`.
-            store.get_or_set(&Labelled::new(KEY, LABEL), || {
+            // Says `computing`, hears what to write, says `made`, keeps it until it hears anything.
+            let made = store.try_get_or_set(&Labelled::new(KEY, LABEL), || {
                 say("computing");
-                hear()
+                Ok(hear())
             });
             say("made");
+            hear();
+            drop(made.unwrap());
         }
         CALL => {
             // NAME: says `ready`, hears `go`, calls, says `called`.
@@ -265,23 +267,22 @@ impl Store {
 }
 
 /// Calls `check` with an empty store of each kind.
-fn in_both(check: impl Fn(Store)) {
-    for kind in [FILES, TREES] {
-        let dir = tempdir();
-        check(Store::open(kind, dir.path()));
-    }
+fn in_both(check: impl Fn(Store) + Send + 'static) {
+    in_time(move || {
+        for kind in [FILES, TREES] {
+            let dir = tempdir();
+            check(Store::open(kind, dir.path()));
+        }
+    });
 }
 
 /// Calls `check` with a store of each kind, without and with a value, and the calls that wait.
-fn in_all_four(check: impl Fn(&Store, &[&str])) {
-    for there in [false, true] {
-        in_both(|store| {
-            if there {
-                store.set(KEY, "there").unwrap();
-            }
-            check(&store, store.calls(there));
-        });
-    }
+fn in_all_four(check: impl Fn(&Store, &[&str]) + Send + 'static) {
+    in_both(move |store| {
+        check(&store, store.calls(false));
+        store.set(KEY, "there").unwrap();
+        check(&store, store.calls(true));
+    });
 }
 
 fn release(mut holder: Worker) {
@@ -483,6 +484,7 @@ fn who_need_not_wait_hears_nothing() {
     });
 }
 
+/// While the leader still has it open, or leases it.
 #[test]
 fn a_waiter_with_everything_set_gets_the_leaders_value() {
     in_both(|store| {
@@ -495,6 +497,10 @@ fn a_waiter_with_everything_set_gets_the_leaders_value() {
             .cancelled_by(&token)
             .telling(move |info| waiting.send(info.clone()).unwrap());
         let waiter = thread::spawn(move || view.get_or_set(KEY, || panic!("there is a leader")));
+        let mut plain = store.worker_with(CALL, &["get_or_set"]);
+        plain.expect("ready");
+        plain.tell("go");
+        wait_until_blocked(plain.pid());
         let info: WaitInfo = waits.recv_timeout(DEADLINE).unwrap();
         is_named(info.holder.as_ref(), leader.pid());
         leader.tell("the leader's");
@@ -503,6 +509,9 @@ fn a_waiter_with_everything_set_gets_the_leaders_value() {
             waiter.join().unwrap(),
             ("the leader's".into(), Outcome::Waited)
         );
+        plain.expect("called");
+        plain.finish();
+        leader.tell("end");
         leader.finish();
         store.remove(KEY).unwrap();
         assert_eq!(listing(store.base()), empty_store());
