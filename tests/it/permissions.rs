@@ -163,8 +163,8 @@ fn user_of_trees(args: &[&str]) {
     let Some(store) = opened(options.open_dir_store(base)) else {
         return;
     };
-    let mut lease: Option<DirLease> = None;
-    let mut held: Option<KVDirLock> = None;
+    let mut leases: Vec<DirLease> = Vec::new();
+    let mut locks: Vec<KVDirLock> = Vec::new();
     loop {
         let told = hear();
         let words: Vec<&str> = told.split(' ').collect();
@@ -190,19 +190,19 @@ fn user_of_trees(args: &[&str]) {
             "make" => done(store.get_or_set(words[1], fill), leased),
             "replace" => done(store.replace(words[1], fill), leased),
             "lease" => {
-                lease = store.get(words[1]).unwrap();
+                leases.extend(store.get(words[1]).unwrap());
                 "leased".into()
             }
             "release" => {
-                lease = None;
+                leases.clear();
                 "released".into()
             }
             "lock" => done(store.lock(words[1]), |lock| {
-                held = Some(lock);
+                locks.push(lock);
                 "locked".into()
             }),
             "unlock" => {
-                held = None;
+                locks.clear();
                 "unlocked".into()
             }
             "remove" => done(store.remove(words[1]), |was| format!("removed {was}")),
@@ -212,7 +212,6 @@ fn user_of_trees(args: &[&str]) {
             _ => panic!("told {told:?}"),
         };
         say(&(answer + ran.get()));
-        drop((&lease, &held));
     }
 }
 
