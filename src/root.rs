@@ -468,9 +468,12 @@ impl Root {
     /// Removes the directories above an entry, as far up as they are empty.
     pub(crate) fn prune_directories(&self, entry: &EntryPath) {
         for path in entry.directories() {
-            // Not empty, or gone already, or not ours to remove: all of them end it.
-            if self.dir.rmdir(path).is_err() {
-                break;
+            match self.dir.rmdir(path) {
+                Ok(()) => {}
+                // Gone already, perhaps with one above it that could not be removed then.
+                Err(err) if err.kind() == io::ErrorKind::NotFound => {}
+                // Not empty, or not ours to remove.
+                Err(_) => break,
             }
         }
     }

@@ -264,19 +264,23 @@ fn at_lock(root: &Root, entry: &EntryPath) -> std::path::PathBuf {
 
 /// Opens a key's lock file, and creates it, with the directories above it, if it is not there.
 fn open_or_create(root: &Root, entry: &EntryPath) -> Result<File> {
+    let at = || at_lock(root, entry);
     // Directories that are empty are removed by whoever emptied them, so creating is a race that
     // can be lost many times, but hardly this many.
     for _ in 0..10_000 {
-        match open_or_create_once(root, entry) {
+        let opened = match open_or_create_once(root, entry) {
             Err(err) if err.kind() == io::ErrorKind::NotFound => {
-                root.make_directories(entry)
-                    .writing("create the key's directories", || at_lock(root, entry))?;
+                match root.make_directories(entry) {
+                    Ok(()) => continue,
+                    Err(err) => Err(err).writing("create the key's directories", at),
+                }
             }
-            opened => return check_regular(opened, root, entry),
-        }
+            opened => check_regular(opened, root, entry),
+        };
+        // Some directories may have been made, and the next one, or the file, not.
+        return opened.inspect_err(|_| root.prune_directories(entry));
     }
-    Err(io::Error::from(io::ErrorKind::NotFound))
-        .reading("create the lock file", || at_lock(root, entry))
+    Err(io::Error::from(io::ErrorKind::NotFound)).reading("create the lock file", at)
 }
 
 fn open_or_create_once(root: &Root, entry: &EntryPath) -> io::Result<File> {

@@ -225,6 +225,67 @@ fn a_tree_that_does_not_fit_is_not_published() {
     assert!(store.remove("old").unwrap());
 }
 
+/// Whichever file or directory it is that cannot be made any more, nothing is left of the others.
+#[test]
+fn a_disk_without_inodes_leaves_everything_as_it_was() {
+    if !is_root("a_disk_without_inodes_leaves_everything_as_it_was") {
+        return;
+    }
+    let mount = Mount::tmpfs("size=2m,nr_inodes=100");
+    let text = |w: &mut ValueWriter| Ok(w.write_all(b"new value")?);
+    let plant = |tree: &Path| Ok(std::fs::write(tree.join("text"), "new tree")?);
+    let files = KVFileStore::new(mount.path().join("files")).unwrap();
+    let trees = KVDirStore::new(mount.path().join("trees")).unwrap();
+    files
+        .set("old", |w| Ok(w.write_all(b"old value")?))
+        .unwrap();
+    drop(trees.get_or_set("old", |_| Ok(())).unwrap());
+    type Write<'a> = &'a dyn Fn() -> larder::Result<()>;
+    let writes: [(&str, Write<'_>); 7] = [
+        ("get_or_set", &|| files.get_or_set("new", text).map(drop)),
+        ("set", &|| files.set("new", text).map(drop)),
+        ("set again", &|| files.set("old", text).map(drop)),
+        ("batch", &|| {
+            let mut batch = files.batch();
+            batch.set("new", text)?;
+            batch.commit().map(drop)
+        }),
+        ("lock", &|| files.lock("new").map(drop)),
+        ("tree", &|| trees.get_or_set("new", plant).map(drop)),
+        ("tree again", &|| trees.replace("old", plant).map(drop)),
+    ];
+    for (what, write) in writes {
+        for spare in 0.. {
+            let names = (listing(files.base()), listing(trees.base()));
+            leave_inodes(&mount, spare);
+            let written = write();
+            std::fs::remove_dir_all(mount.path().join("hogs")).unwrap();
+            let Err(err) = written else {
+                assert!(spare > 0, "{what}");
+                break;
+            };
+            println!("{what} with {spare} inodes to spare: {err}");
+            if err.kind() == ErrorKind::Compute {
+                let inner = err.downcast_ref::<io::Error>().unwrap();
+                assert_eq!(inner.kind(), io::ErrorKind::StorageFull);
+            } else {
+                is_full(&err);
+            }
+            let now = (listing(files.base()), listing(trees.base()));
+            assert_eq!(now, names, "{what} with {spare} inodes to spare");
+            assert!(spare < 20, "{what} never works");
+        }
+        let _ = (files.remove("new").unwrap(), trees.remove("new").unwrap());
+    }
+    // Hits need no inode, and one is enough to remove a value.
+    let hog = leave_inodes(&mount, 0);
+    assert_eq!(files.read("old").unwrap().unwrap(), b"new value");
+    drop(trees.get("old").unwrap().unwrap());
+    std::fs::remove_file(hog).unwrap();
+    assert!(files.remove("old").unwrap());
+    assert!(trees.remove("old").unwrap());
+}
+
 #[test]
 fn a_value_of_no_bytes_is_a_value() {
     let dir = tempdir();
