@@ -465,7 +465,7 @@ fn a_lease_that_comes_too_late_leaves_nothing() {
 
 #[test]
 fn a_lease_of_this_process_is_named_as_the_obstacle() {
-    in_time(leases_of_this_process_are_obstacles);
+    in_time("to be refused", leases_of_this_process_are_obstacles);
 }
 
 fn leases_of_this_process_are_obstacles() {
@@ -492,7 +492,7 @@ fn leases_of_this_process_are_obstacles() {
 
 #[test]
 fn each_of_two_leases_protects() {
-    in_time(two_leases_protect);
+    in_time("to be refused", two_leases_protect);
 }
 
 fn two_leases_protect() {

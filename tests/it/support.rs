@@ -193,8 +193,11 @@ pub(crate) fn eventually(what: &str, mut check: impl FnMut() -> bool) {
     }
 }
 
-/// Runs what would never end if it waited for a lock that this process holds itself.
-pub(crate) fn in_time<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> T {
+/// Runs what might never end, and fails if it does not.
+pub(crate) fn in_time<T: Send + 'static>(
+    what: &str,
+    run: impl FnOnce() -> T + Send + 'static,
+) -> T {
     let (sender, ended) = channel();
     let thread = std::thread::spawn(move || {
         let result = run();
@@ -203,7 +206,7 @@ pub(crate) fn in_time<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'stati
     });
     // A panic drops the sender, and is told by the join.
     if let Err(RecvTimeoutError::Timeout) = ended.recv_timeout(DEADLINE) {
-        panic!("not done within {DEADLINE:?}");
+        panic!("{what}: not done within {DEADLINE:?}");
     }
     thread
         .join()
@@ -405,24 +408,5 @@ impl Drop for Mount {
             // Better to leave a directory behind than to delete through it what is mounted there.
             self.point.disable_cleanup(true);
         }
-    }
-}
-
-/// Runs something that must not hang, and fails if it does.
-pub(crate) fn in_time<T: Send + 'static>(
-    what: &str,
-    run: impl FnOnce() -> T + Send + 'static,
-) -> T {
-    let (sender, receiver) = channel();
-    let thread = std::thread::spawn(move || {
-        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
-        let _ = sender.send(result);
-    });
-    match receiver.recv_timeout(DEADLINE) {
-        Ok(result) => {
-            thread.join().unwrap();
-            result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        }
-        Err(_) => panic!("{what} hangs"),
     }
 }

@@ -268,7 +268,7 @@ impl Store {
 
 /// Calls `check` with an empty store of each kind.
 fn in_both(check: impl Fn(Store) + Send + 'static) {
-    in_time(move || {
+    in_time("to be refused", move || {
         for kind in [FILES, TREES] {
             let dir = tempdir();
             check(Store::open(kind, dir.path()));
