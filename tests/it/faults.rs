@@ -532,7 +532,10 @@ fn examine(case: &Case, base: &Path, own: Option<&Store>, left: Left, first: Fir
         assert_eq!(listing(&base.join("tmp")), BTreeSet::new());
     }
     if left == Left::Nothing {
+        // Then nothing else has to be put in order either.
         assert_eq!(listing(base), listing_of(case, state));
+        store.clear().unwrap();
+        return found;
     }
     let own = own.unwrap_or(&store);
     let again = case.all(AGAIN);
@@ -920,8 +923,11 @@ fn attempt(case: &Case, base: &Path, plan: &[(usize, Fault)], first: First) -> E
         let (call, errno) = fault.unwrap();
         examine_error(err, base, call, Errno::from_raw_os_error(errno));
     }
+    let interrupted = matches!(fault, Some((_, errno)) if errno == Errno::INTR.raw_os_error());
     let left = match fault {
         None => Left::Nothing,
+        // Done once more, as if nothing had been.
+        Some(_) if interrupted => Left::Nothing,
         Some((call, _)) if cleans_up(case, call) => Left::Anything,
         Some(_) => Left::NothingStaged,
     };
