@@ -27,6 +27,7 @@ const CHURN: &str = "churn-trees";
 const ASK: &str = "ask-for-tree";
 const REMOVE: &str = "remove-tree";
 const HAND_ON: &str = "hand-on";
+const FORK: &str = "fork";
 
 const KEY: &str = "key";
 const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
@@ -71,6 +72,7 @@ pub(crate) fn play(role: &str, args: &[&str]) -> bool {
         ASK => ask(args),
         REMOVE => remove(args),
         HAND_ON => hand_on(args),
+        FORK => fork(args),
         _ => return false,
     }
     true
@@ -417,6 +419,47 @@ fn an_inherited_lease_outlives_its_parent_and_ends_with_the_child() {
         store.remove(KEY).is_ok()
     });
     assert_eq!(listing(store.base()), empty_store());
+}
+
+/// BASE GATE: leases the tree and locks another key; starts a child that stays between `fork` and
+/// `exec` as long as the gate is closed; gives both up; says `dropped`; hears anything.
+#[allow(unsafe_code)]
+fn fork(args: &[&str]) {
+    use std::os::unix::process::CommandExt;
+    let store = open(args[0]);
+    let (lease, lock) = (store.get(KEY).unwrap(), store.lock("other").unwrap());
+    let gate = File::open(args[1]).unwrap();
+    let (forked, in_child) = rustix::pipe::pipe().unwrap();
+    let wait = move || {
+        rustix::io::write(&in_child, b"!")?;
+        rustix::io::read(&gate, &mut [0; 1])?;
+        Ok(())
+    };
+    let mut command = Command::new("true");
+    // SAFETY: `wait` makes two system calls and allocates nothing.
+    unsafe { command.pre_exec(wait) };
+    let spawner = thread::spawn(move || command.spawn().unwrap().wait().unwrap());
+    assert_eq!(rustix::io::read(&forked, &mut [0; 1]), Ok(1));
+    drop((lease, lock));
+    say("dropped");
+    hear();
+    assert!(spawner.join().unwrap().success());
+}
+
+#[test]
+fn a_child_between_fork_and_exec_holds_nothing() {
+    let dir = tempdir();
+    let store = with_tree(&dir.path().join("store"));
+    let gate = Gate::new(dir.path().join("gate"));
+    let base = store.base().to_str().unwrap();
+    let mut parent = Worker::start(FORK, &[base, gate.path.to_str().unwrap()]);
+    parent.expect("dropped");
+    assert!(store.try_lock("other").unwrap().is_some());
+    assert!(store.remove(KEY).unwrap());
+    assert_eq!(listing(store.base()), empty_store());
+    drop(gate);
+    parent.tell("end");
+    parent.finish();
 }
 
 #[test]

@@ -637,14 +637,46 @@ fn a_closure_that_asks_for_its_own_key_is_told() {
             assert_eq!(text, "made all the same");
             assert!(store.remove(KEY).unwrap());
         }
-        // Afterwards nothing is remembered, not after a failure or a panic either.
-        let failed = store.try_get_or_set(KEY, || anyhow::bail!("on purpose"));
+    });
+}
+
+/// However it ended. The lock file is kept by a second name, and put back, so that the next holder
+/// holds the same file.
+#[test]
+fn a_closure_that_has_ended_is_computing_no_more() {
+    in_both(|store| {
+        let kept = store.base().join("tmp/kept");
+        let keep = || std::fs::hard_link(store.lock_path(), &kept).unwrap();
+        let check = || {
+            store.remove(KEY).unwrap();
+            // Its directories went with it.
+            std::fs::create_dir_all(store.lock_path().parent().unwrap()).unwrap();
+            std::fs::rename(&kept, store.lock_path()).unwrap();
+            let silent = lock_in_silence(&store.lock_path());
+            holder_in_the_way(&store);
+            drop(silent);
+            drop(store.lock(KEY).unwrap());
+            assert_eq!(listing(store.base()), empty_store());
+        };
+        store.get_or_set(KEY, || {
+            keep();
+            "text".into()
+        });
+        check();
+        let failed = store.try_get_or_set(KEY, || {
+            keep();
+            anyhow::bail!("on purpose")
+        });
         assert_eq!(failed.unwrap_err().kind(), ErrorKind::Compute);
-        let asked = std::panic::AssertUnwindSafe(|| store.get_or_set(KEY, || panic!("on purpose")));
-        assert!(std::panic::catch_unwind(asked).is_err());
-        assert_eq!(store.get_or_set(KEY, || "made".into()).0, "made");
-        store.remove(KEY).unwrap();
-        assert_eq!(listing(store.base()), empty_store());
+        check();
+        let panicking = std::panic::AssertUnwindSafe(|| {
+            store.get_or_set(KEY, || {
+                keep();
+                panic!("on purpose")
+            })
+        });
+        assert!(std::panic::catch_unwind(panicking).is_err());
+        check();
     });
 }
 
