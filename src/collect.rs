@@ -66,16 +66,20 @@ pub enum KeptReason {
 
 impl GcReport {
     fn keep(&mut self, root: &Root, path: impl AsRef<Path>, reason: KeptReason) {
-        self.kept.push(Kept {
-            path: root.absolute(path),
-            reason,
-        });
+        self.keep_absolute(root.absolute(path), reason);
     }
 
     /// The same for what an error is about.
     fn keep_at(&mut self, err: &Error, reason: KeptReason) {
-        let path = err.path().unwrap_or(Path::new("")).to_path_buf();
-        self.kept.push(Kept { path, reason });
+        self.keep_absolute(err.path().unwrap_or(Path::new("")).to_path_buf(), reason);
+    }
+
+    fn keep_absolute(&mut self, path: PathBuf, reason: KeptReason) {
+        let kept = Kept { path, reason };
+        // A sweep meets what was met before it again.
+        if !self.kept.contains(&kept) {
+            self.kept.push(kept);
+        }
     }
 }
 
@@ -97,8 +101,7 @@ pub(crate) fn clear(root: &Arc<Root>) -> Result<GcReport> {
             Ok(None) => break,
             Ok(Some(Item::Entry(entry))) => remove_entry(root, &entry, &mut report)?,
             Ok(Some(_)) => {}
-            // The sweep meets it again, and reports it.
-            Err(err) if is_forbidden(&err) => {}
+            Err(err) if is_forbidden(&err) => report.keep_at(&err, KeptReason::NotPermitted),
             Err(err) => return Err(err),
         }
     }
@@ -131,8 +134,8 @@ fn remove_entry(root: &Arc<Root>, entry: &EntryPath, report: &mut GcReport) -> R
         Err(err) if is_forbidden(&err) => {
             report.keep(root, entry.value(), KeptReason::NotPermitted);
         }
-        // Something else is where its value or its lock file should be. The sweep reports that.
-        Err(err) if err.kind() == ErrorKind::Corrupt => {}
+        // Something else is where its value or its lock file should be.
+        Err(err) if err.kind() == ErrorKind::Corrupt => report.keep_at(&err, KeptReason::Foreign),
         Err(err) => return Err(err),
     }
     Ok(())

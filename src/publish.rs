@@ -117,6 +117,7 @@ pub(crate) fn remove_file(lock: &KeyLock) -> Result<bool> {
 #[derive(Debug)]
 pub(crate) struct SealedTree {
     staged: StagedDir,
+    sidecar: Sidecar,
     root_mode: u32,
 }
 
@@ -148,6 +149,7 @@ pub(crate) fn seal_tree(
     }
     Ok(SealedTree {
         root_mode: contents.root_mode,
+        sidecar,
         staged,
     })
 }
@@ -192,19 +194,19 @@ pub(crate) fn tree(lock: KeyLock, sealed: SealedTree) -> Result<Option<KeyLock>>
     let entry = lock.entry().clone();
     let SealedTree {
         mut staged,
+        sidecar,
         root_mode,
     } = sealed;
     let at = || root.absolute(entry.value());
-    let replaces = has_tree(&lock)?;
-    let dead = if replaces {
-        replace_tree(&root, &entry, &staged)
+    let placed = if has_tree(&lock)? {
+        replace_tree(&root, &entry, &staged, &sidecar)
     } else {
         place_tree(&root, &entry, &staged).map(|()| None)
     };
-    if dead.is_err() && matches!(root.dir.look(entry.value()), Ok(None)) {
+    if placed.is_err() && matches!(root.dir.look(entry.value()), Ok(None)) {
         let _ = root.dir.unlink(entry.sidecar()); // a sweep takes it if this fails
     }
-    let dead = dead.writing("put the tree in place", at)?;
+    let dead = placed.writing("put the tree in place", at)?;
     let closed = root.dir.stat(entry.value()).and_then(|meta| {
         if meta.mode == root_mode {
             return Ok(());
@@ -217,12 +219,12 @@ pub(crate) fn tree(lock: KeyLock, sealed: SealedTree) -> Result<Option<KeyLock>>
     // in between and take the tree away. So the lock file is replaced by another one, on which this
     // process holds a shared lock already: there is no moment in between.
     let lease = match staged.hand_over_lock(&entry.lock()) {
-        Ok((file, id)) => Some(lock.replaced_by(file, id)),
-        Err(err) if err.kind() == io::ErrorKind::NotFound => None,
-        Err(err) => return Err(err).writing("turn the lock into a lease", at),
+        Ok((file, id)) => Ok(Some(lock.replaced_by(file, id))),
+        Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(err) => Err(err).writing("turn the lock into a lease", at),
     };
-    delete_dead(&root, dead);
-    Ok(lease)
+    drop(dead); // only now, because it takes time
+    lease
 }
 
 /// Gives a staged tree its name, where there is none. The sidecar comes first, so that a tree of ours
@@ -232,29 +234,32 @@ fn place_tree(root: &Root, entry: &EntryPath, staged: &StagedDir) -> io::Result<
     root.dir.rename(staged.path(), entry.value())
 }
 
-/// Gives a staged tree the name of another, which goes to `tmp/`; if it is returned it is still to be
-/// deleted.
+/// Gives a staged tree the name of another, which goes to `tmp/`.
 fn replace_tree(
     root: &Arc<Root>,
     entry: &EntryPath,
     staged: &StagedDir,
-) -> io::Result<Option<PathBuf>> {
+    sidecar: &Sidecar,
+) -> io::Result<Option<DeadTree>> {
     let old = root.dir.stat(entry.value())?;
+    // Until the tree follows, this says nothing of the old one.
+    root.dir.rename(staged.sidecar_path(), entry.sidecar())?;
     let exchanged = dispose::made_movable(&root.dir, entry.value(), &old, || {
         root.dir.exchange(staged.path(), entry.value())
     });
     match exchanged {
-        // The old tree is now the staged one, which is removed when it is dropped. Until the
-        // sidecar follows there is one of the old tree, which says nothing of the new one.
-        Ok(()) => {
-            root.dir.rename(staged.sidecar_path(), entry.sidecar())?;
-            Ok(None)
-        }
+        // The old tree is now the staged one, which is removed when it is dropped.
+        Ok(()) => Ok(None),
         // There is a moment without a tree. Readers who find a sidecar and no tree wait for the
         // lock; a kill here loses the value.
         Err(err) if cannot_exchange(&err) => {
             let dead = take_away(root, entry)?;
-            place_tree(root, entry, staged)?;
+            if dead.is_none() {
+                // It was deleted where it stood, and declared dead for that.
+                write_sidecar(root, &staged.sidecar_path(), sidecar)?;
+                root.dir.rename(staged.sidecar_path(), entry.sidecar())?;
+            }
+            root.dir.rename(staged.path(), entry.value())?;
             Ok(dead)
         }
         Err(err) => Err(err),
@@ -268,8 +273,23 @@ fn cannot_exchange(err: &io::Error) -> bool {
         .any(|errno| sys::is(err, errno))
 }
 
-/// Takes a tree from its key's path, and leaves a sidecar. What is returned is still to be deleted.
-fn take_away(root: &Arc<Root>, entry: &EntryPath) -> io::Result<Option<PathBuf>> {
+/// A tree that was taken away, deleted when this is dropped. What cannot be deleted (another user's,
+/// perhaps) is out of the way, and a sweep tries again.
+#[derive(Debug)]
+struct DeadTree {
+    root: Arc<Root>,
+    path: PathBuf,
+}
+
+impl Drop for DeadTree {
+    fn drop(&mut self) {
+        let _ = dispose::delete(&self.root, &self.path);
+    }
+}
+
+/// Takes a tree from its key's path, and leaves a sidecar. `None`: it is deleted already, or there
+/// was none.
+fn take_away(root: &Arc<Root>, entry: &EntryPath) -> io::Result<Option<DeadTree>> {
     match dispose::set_aside(root, entry.value()) {
         // A directory of a lower overlay layer cannot be renamed. So that nobody takes what is left
         // of it for a tree, it is declared dead before the first file goes.
@@ -278,15 +298,10 @@ fn take_away(root: &Arc<Root>, entry: &EntryPath) -> io::Result<Option<PathBuf>>
             dispose::delete(root, entry.value())?;
             Ok(None)
         }
-        set_aside => set_aside,
-    }
-}
-
-/// Deletes a tree that was taken away. What cannot be deleted now (another user's, perhaps) is out
-/// of the way, and a sweep tries again.
-fn delete_dead(root: &Root, dead: Option<PathBuf>) {
-    if let Some(dead) = dead {
-        let _ = dispose::delete(root, &dead);
+        set_aside => Ok(set_aside?.map(|path| DeadTree {
+            root: Arc::clone(root),
+            path,
+        })),
     }
 }
 
@@ -326,6 +341,6 @@ pub(crate) fn remove_tree(lock: KeyLock) -> Result<bool> {
         .writing("remove what is known of the tree", at)
         .and_then(|_| sync_names(&root, &entry));
     drop(lock);
-    delete_dead(&root, dead);
+    drop(dead); // only now, because it takes time
     forgotten.map(|()| true)
 }
