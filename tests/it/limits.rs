@@ -155,6 +155,37 @@ fn a_full_disk_leaves_everything_as_it_was() {
     assert_eq!(listing(store.base()), empty_store());
 }
 
+/// The kernel writes what there is room for, and says so: a value must not end there.
+#[test]
+fn a_write_that_was_cut_short_by_a_full_disk_is_not_the_end_of_the_value() {
+    if !is_root("a_write_that_was_cut_short_by_a_full_disk_is_not_the_end_of_the_value") {
+        return;
+    }
+    let mount = Mount::tmpfs("size=300k");
+    let options = StoreOptions::new().durability(Durability::None);
+    let store = options.open_file_store(mount.path()).unwrap();
+    let room = usize::try_from(free(&mount).0).unwrap();
+    for piece in [1000, 20_000] {
+        let mut outcomes = BTreeSet::new();
+        for len in (room - 20_000..room + 20_000).step_by(1000) {
+            let write = |w: &mut ValueWriter| {
+                for piece in vec![5; len].chunks(piece) {
+                    w.write_all(piece)?;
+                }
+                Ok(())
+            };
+            let set = store.set("key", write);
+            outcomes.insert(set.is_ok());
+            match set {
+                Ok(value) => assert_eq!(value.len(), len as u64),
+                Err(err) => is_full(&err),
+            }
+            store.remove("key").unwrap();
+        }
+        assert_eq!(outcomes.len(), 2, "{outcomes:?}");
+    }
+}
+
 #[test]
 fn a_batch_on_a_full_disk_publishes_nothing() {
     if !is_root("a_batch_on_a_full_disk_publishes_nothing") {
