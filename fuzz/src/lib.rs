@@ -1,0 +1,3 @@
+//! What the fuzz targets share: texts, and ways to spoil them.
+
+pub mod text;
