@@ -263,18 +263,20 @@ pub(crate) fn empty_store() -> BTreeSet<String> {
         .into()
 }
 
-/// A copy of this binary where other users can run it.
+/// This binary, or a copy of it, where other users can run it.
 pub(crate) fn reachable_exe() -> (TempDir, PathBuf) {
     use std::os::unix::fs::PermissionsExt;
     let dir = tempdir();
     let readable = std::fs::Permissions::from_mode(0o755);
     std::fs::set_permissions(dir.path(), readable.clone()).unwrap();
     let exe = dir.path().join("it");
-    // By a child: a descriptor of this process that can write to it would be inherited by workers
-    // that other tests are just starting, and who has one keeps the copy from being executed.
-    let mut copy = Command::new("cp");
-    copy.arg(std::env::current_exe().unwrap()).arg(&exe);
-    assert!(copy.status().unwrap().success());
+    let own = std::env::current_exe().unwrap();
+    if std::fs::hard_link(&own, &exe).is_err() {
+        // By a child: a descriptor of this process that can write to it would be inherited by
+        // workers that other tests are just starting, and keep the copy from being executed.
+        let mut copy = Command::new("cp");
+        assert!(copy.arg(&own).arg(&exe).status().unwrap().success());
+    }
     std::fs::set_permissions(&exe, readable).unwrap();
     (dir, exe)
 }
