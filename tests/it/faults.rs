@@ -706,6 +706,8 @@ fn listing_of(case: &Case, state: State) -> BTreeSet<String> {
     })
 }
 
+const ERRORS: [Errno; 4] = [Errno::IO, Errno::NOSPC, Errno::INTR, Errno::ACCESS];
+
 /// Somewhere in memory if possible: these are many thousand small operations.
 fn scratch() -> TempDir {
     let memory = Path::new("/dev/shm");
@@ -825,6 +827,9 @@ fn fail_everywhere(name: &str) {
                     let dir = scratch();
                     let args = [name, case.setting, dir.path().to_str().unwrap()];
                     let mut worker = Worker::start("faults", &args);
+                    for _ in ERRORS {
+                        worker.expect("failed with");
+                    }
                     println!("{name}, {}: {}", case.setting, worker.expect("done"));
                     worker.finish();
                 }
@@ -878,10 +883,7 @@ fn meet_all(args: &[&str]) {
     let calls = attempt(&refused, First::Set).calls;
     let from = refused.first().map_or(0, |(at, _)| at + 1);
     let (mut points, mut failed) = (0, 0);
-    for (turn, errno) in [Errno::IO, Errno::NOSPC, Errno::INTR, Errno::ACCESS]
-        .into_iter()
-        .enumerate()
-    {
+    for (turn, errno) in ERRORS.into_iter().enumerate() {
         for n in from..calls.len() {
             if errno == Errno::NOSPC && only_looks(calls[n]) {
                 continue;
@@ -895,6 +897,8 @@ fn meet_all(args: &[&str]) {
             failed += usize::from(attempt(&plan, first).failed);
             points += 1;
         }
+        // Said in between, because all of it may take longer than a worker may be silent.
+        say(&format!("failed with {errno:?}"));
     }
     say(&format!(
         "done {points} failures, {failed} of them of the operation"
