@@ -14,7 +14,8 @@ use larder::{
 };
 
 use crate::support::{
-    Random, Worker, empty_store, eventually, in_time, listing, tempdir, wait_until_blocked,
+    Random, Worker, empty_store, eventually, in_time, listing, tempdir, tempdir_in_memory,
+    wait_until_blocked,
 };
 use crate::worker::{hear, say};
 
@@ -336,20 +337,20 @@ fn run(store: &KVDirStore, roles: &[&str]) {
         total += done;
         worker.finish();
     }
-    assert!(total > 100, "only {total} turns did anything");
+    assert!(total > 20, "only {total} turns did anything");
     store.remove(KEY).unwrap();
     assert_eq!(listing(store.base()), empty_store());
 }
 
 #[test]
 fn readers_never_see_a_tree_vanish_or_change() {
-    let dir = tempdir();
+    let dir = tempdir_in_memory();
     run(&open(dir.path()), &[READ, READ, READ, CHURN, CHURN, CHURN]);
 }
 
 #[test]
 fn who_asks_for_a_tree_that_others_remove_gets_one_all_the_same() {
-    let dir = tempdir();
+    let dir = tempdir_in_memory();
     run(&open(dir.path()), &[ASK, ASK, ASK, REMOVE, REMOVE]);
 }
 

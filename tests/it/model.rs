@@ -12,7 +12,7 @@ use larder::{
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use crate::support::{empty_store, listing};
+use crate::support::{empty_store, listing, tempdir_in_memory};
 
 const KEYS: usize = 5;
 
@@ -97,18 +97,6 @@ fn config() -> ProptestConfig {
     }
 }
 
-/// Where nothing has to reach a disk, if there is such a place.
-fn tempdir() -> TempDir {
-    let memory = Path::new("/dev/shm");
-    let mut builder = tempfile::Builder::new();
-    let builder = builder.prefix("larder-it-");
-    match memory.is_dir() {
-        true => builder.tempdir_in(memory).or_else(|_| builder.tempdir()),
-        false => builder.tempdir(),
-    }
-    .unwrap()
-}
-
 fn outcome(is_hit: bool) -> Outcome {
     if is_hit {
         Outcome::Hit
@@ -143,7 +131,7 @@ struct Files {
 
 impl Files {
     fn new() -> Self {
-        let dir = tempdir();
+        let dir = tempdir_in_memory();
         Files {
             store: Self::open(dir.path()),
             map: Map::new(),
@@ -296,7 +284,7 @@ struct Trees {
 
 impl Trees {
     fn new() -> Self {
-        let dir = tempdir();
+        let dir = tempdir_in_memory();
         Trees {
             store: Self::open(dir.path()),
             map: Map::new(),

@@ -29,6 +29,13 @@ pub(crate) fn tempdir() -> TempDir {
         .unwrap()
 }
 
+/// One where nothing has to reach a disk, if there is such a place: there races are closer.
+pub(crate) fn tempdir_in_memory() -> TempDir {
+    let mut builder = tempfile::Builder::new();
+    let made = builder.prefix("larder-it-").tempdir_in("/dev/shm");
+    made.unwrap_or_else(|_| tempdir())
+}
+
 /// A process of this binary in a role of `worker`. Killed when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Worker {
