@@ -1,0 +1,283 @@
+//! A directory held by a descriptor, and every call on a path below it.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use rustix::fs::{Access, AtFlags, Mode, OFlags, RenameFlags};
+
+use super::{Errno, FileSystem, Found, Kind, Meta, Stamp, absent_is_none, mode_bits, retried};
+
+/// A directory, held by a descriptor. What its methods take is relative to it.
+#[derive(Debug)]
+pub(crate) struct Dir {
+    fd: OwnedFd,
+}
+
+impl Dir {
+    /// Opens a directory by its path; a symbolic link to one is followed.
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = retried("open-base", || {
+            rustix::fs::openat(rustix::fs::CWD, path, flags, Mode::empty())
+        })?;
+        Ok(Dir { fd })
+    }
+
+    /// Opens a directory below this one.
+    pub(crate) fn open_dir(&self, path: impl AsRef<Path>) -> io::Result<Self> {
+        let fd = self.open_with(
+            "open-dir",
+            path.as_ref(),
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW,
+            0,
+        )?;
+        Ok(Dir { fd })
+    }
+
+    fn open_with(
+        &self,
+        call: &'static str,
+        path: &Path,
+        flags: OFlags,
+        mode: u32,
+    ) -> io::Result<OwnedFd> {
+        retried(call, || {
+            rustix::fs::openat(&self.fd, path, flags | OFlags::CLOEXEC, mode_bits(mode))
+        })
+    }
+
+    /// Opens what should be a regular file for reading. A symbolic link is `ELOOP`; a FIFO opens
+    /// at once, so the caller looks at what it got.
+    pub(crate) fn open_read(&self, path: impl AsRef<Path>) -> io::Result<File> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        Ok(self.open_with("open-read", path.as_ref(), flags, 0)?.into())
+    }
+
+    /// Opens an existing file for reading and writing.
+    pub(crate) fn open_write(&self, path: impl AsRef<Path>) -> io::Result<File> {
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        Ok(self
+            .open_with("open-write", path.as_ref(), flags, 0)?
+            .into())
+    }
+
+    /// Opens a file for reading and writing, and creates it if there is none.
+    pub(crate) fn open_or_create(&self, path: impl AsRef<Path>, mode: u32) -> io::Result<File> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        Ok(self
+            .open_with("open-create", path.as_ref(), flags, mode)?
+            .into())
+    }
+
+    /// Creates a file that was not there, open for reading and writing.
+    pub(crate) fn create_new(&self, path: impl AsRef<Path>, mode: u32) -> io::Result<File> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
+        Ok(self.open_with("create", path.as_ref(), flags, mode)?.into())
+    }
+
+    pub(crate) fn mkdir(&self, path: impl AsRef<Path>, mode: u32) -> io::Result<()> {
+        retried("mkdir", || {
+            rustix::fs::mkdirat(&self.fd, path.as_ref(), mode_bits(mode))
+        })
+    }
+
+    pub(crate) fn unlink(&self, path: impl AsRef<Path>) -> io::Result<()> {
+        retried("unlink", || {
+            rustix::fs::unlinkat(&self.fd, path.as_ref(), AtFlags::empty())
+        })
+    }
+
+    pub(crate) fn rmdir(&self, path: impl AsRef<Path>) -> io::Result<()> {
+        retried("rmdir", || {
+            rustix::fs::unlinkat(&self.fd, path.as_ref(), AtFlags::REMOVEDIR)
+        })
+    }
+
+    pub(crate) fn rename(&self, from: impl AsRef<Path>, to: impl AsRef<Path>) -> io::Result<()> {
+        retried("rename", || {
+            rustix::fs::renameat(&self.fd, from.as_ref(), &self.fd, to.as_ref())
+        })
+    }
+
+    /// Renames something to a path relative to another directory.
+    pub(crate) fn rename_to(
+        &self,
+        from: impl AsRef<Path>,
+        other: &Dir,
+        to: impl AsRef<Path>,
+    ) -> io::Result<()> {
+        retried("rename", || {
+            rustix::fs::renameat(&self.fd, from.as_ref(), &other.fd, to.as_ref())
+        })
+    }
+
+    /// Swaps two names in one step. `EINVAL` or `ENOSYS` where the file system cannot.
+    pub(crate) fn exchange(&self, a: impl AsRef<Path>, b: impl AsRef<Path>) -> io::Result<()> {
+        retried("exchange", || {
+            rustix::fs::renameat_with(
+                &self.fd,
+                a.as_ref(),
+                &self.fd,
+                b.as_ref(),
+                RenameFlags::EXCHANGE,
+            )
+        })
+    }
+
+    /// Gives a file a second name; fails if that name is taken.
+    pub(crate) fn link(&self, from: impl AsRef<Path>, to: impl AsRef<Path>) -> io::Result<()> {
+        retried("link", || {
+            rustix::fs::linkat(
+                &self.fd,
+                from.as_ref(),
+                &self.fd,
+                to.as_ref(),
+                AtFlags::empty(),
+            )
+        })
+    }
+
+    /// Looks a path up, without following a symbolic link at its end.
+    pub(crate) fn stat(&self, path: impl AsRef<Path>) -> io::Result<Meta> {
+        retried("stat", || {
+            rustix::fs::statat(&self.fd, path.as_ref(), AtFlags::SYMLINK_NOFOLLOW)
+        })
+        .map(|stat| Meta::of(&stat))
+    }
+
+    /// What is at a path, or `None` if nothing is.
+    pub(crate) fn look(&self, path: impl AsRef<Path>) -> io::Result<Option<Meta>> {
+        absent_is_none(self.stat(path))
+    }
+
+    /// When the file was created, where that can be known.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn born(&self, path: impl AsRef<Path>) -> Option<(i64, u32)> {
+        use rustix::fs::StatxFlags;
+        let stat = retried("statx", || {
+            rustix::fs::statx(
+                &self.fd,
+                path.as_ref(),
+                AtFlags::SYMLINK_NOFOLLOW,
+                StatxFlags::BTIME,
+            )
+        })
+        .ok()?;
+        let known = stat.stx_mask & StatxFlags::BTIME.bits() != 0;
+        known.then_some((stat.stx_btime.tv_sec, stat.stx_btime.tv_nsec))
+    }
+
+    /// When the file was created, where that can be known.
+    #[cfg(not(target_os = "linux"))]
+    pub(crate) fn born(&self, _path: impl AsRef<Path>) -> Option<(i64, u32)> {
+        None
+    }
+
+    /// Sets the permission bits of something that is no symbolic link.
+    pub(crate) fn chmod(&self, path: impl AsRef<Path>, mode: u32) -> io::Result<()> {
+        retried("chmod", || {
+            rustix::fs::chmodat(&self.fd, path.as_ref(), mode_bits(mode), AtFlags::empty())
+        })
+    }
+
+    /// Sets one time of a file to now, and leaves the other.
+    pub(crate) fn stamp(&self, path: impl AsRef<Path>, stamp: Stamp) -> io::Result<()> {
+        retried("utime", || {
+            rustix::fs::utimensat(
+                &self.fd,
+                path.as_ref(),
+                &stamp.now(),
+                AtFlags::SYMLINK_NOFOLLOW,
+            )
+        })
+    }
+
+    /// All names in a directory below this one, or (`.`) in this one.
+    pub(crate) fn list(&self, path: impl AsRef<Path>) -> io::Result<Vec<Found>> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+        let fd = self.open_with("open-list", path.as_ref(), flags, 0)?;
+        let mut dir = rustix::fs::Dir::new(fd)?;
+        retried("getdents", || names_in(&mut dir))
+    }
+
+    /// Fails where the file system is mounted read-only, whoever asks.
+    pub(crate) fn check_mount(&self) -> io::Result<()> {
+        let writable = retried("access", || {
+            rustix::fs::accessat(&self.fd, ".", Access::WRITE_OK, AtFlags::empty())
+        });
+        match writable {
+            Err(err) if err.kind() == io::ErrorKind::ReadOnlyFilesystem => Err(err),
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes the names in this directory durable.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        retried("fsync-dir", || rustix::fs::fsync(&self.fd))
+    }
+
+    /// Makes everything that is dirty on this file system durable, whoever wrote it.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn sync_file_system(&self) -> io::Result<()> {
+        retried("syncfs", || rustix::fs::syncfs(&self.fd))
+    }
+
+    /// What kind of file system this is on.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn file_system(&self) -> io::Result<FileSystem> {
+        const OVERLAY: u32 = 0x794c_7630;
+        // NFS, SMB (twice), CIFS, AFS, Ceph, 9P, Lustre, GPFS, FUSE (sshfs and its like).
+        const NETWORK: [u32; 10] = [
+            0x6969,
+            0x517b,
+            0xfe53_4d42,
+            0xff53_4d42,
+            0x5346_414f,
+            0x00c3_6400,
+            0x0102_1997,
+            0x0bd0_0bd0,
+            0x4750_4653,
+            0x6573_5546,
+        ];
+        let stat = retried("fstatfs", || rustix::fs::fstatfs(&self.fd))?;
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        let magic = stat.f_type as u32;
+        Ok(FileSystem {
+            overlay: magic == OVERLAY,
+            network: NETWORK.contains(&magic),
+        })
+    }
+
+    /// What kind of file system this is on.
+    #[cfg(not(target_os = "linux"))]
+    pub(crate) fn file_system(&self) -> io::Result<FileSystem> {
+        Ok(FileSystem::default())
+    }
+}
+
+fn names_in(dir: &mut rustix::fs::Dir) -> Result<Vec<Found>, Errno> {
+    let mut names = Vec::new();
+    for entry in dir {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if name != b"." && name != b".." {
+            names.push(Found {
+                name: OsStr::from_bytes(name).to_owned(),
+                kind: match entry.file_type() {
+                    rustix::fs::FileType::Unknown => None,
+                    kind => Some(Kind::of(kind.as_raw_mode())),
+                },
+            });
+        }
+    }
+    Ok(names)
+}
+
+/// What is at a path; a symbolic link is followed.
+pub(crate) fn stat_base(path: &Path) -> io::Result<Meta> {
+    retried("stat-base", || rustix::fs::stat(path)).map(|stat| Meta::of(&stat))
+}
