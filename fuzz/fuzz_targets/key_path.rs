@@ -60,5 +60,5 @@ fn is_usable(bytes: &[u8]) -> bool {
 }
 
 fn is_the_stores_own(name: &[u8]) -> bool {
-    matches!(name, b"tmp" | b"gc.lock" | b"CACHEDIR.TAG") || name.starts_with(b"larder-")
+    matches!(name, b"tmp" | b"gc" | b"gc.lock" | b"CACHEDIR.TAG") || name.starts_with(b"larder-")
 }

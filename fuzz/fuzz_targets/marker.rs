@@ -22,6 +22,8 @@ fn check(bytes: &[u8]) {
     match parse_marker(bytes) {
         Ok(text) => {
             assert_eq!(parse_marker(text.as_bytes()).as_ref(), Ok(&text));
+            let last = bytes.trim_ascii_end();
+            assert!(last.ends_with(b"\nend"), "something follows the end");
             // Only the line break after the end may have been missing.
             assert!(text.len() <= bytes.len() + 1, "it grew");
             for cut in cuts(&text) {

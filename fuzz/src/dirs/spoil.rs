@@ -62,7 +62,7 @@ impl Dirs {
 
     pub(super) fn litter(&mut self, litter: Litter) {
         let number = self.litter.len();
-        let in_tmp = |prefix: &str| PathBuf::from(format!("tmp/{prefix}{number}"));
+        let in_tmp = |prefix: &str| PathBuf::from(format!("tmp/{prefix}{number:010}"));
         let paths = match litter {
             Litter::Tree => vec![
                 in_tmp("t-"),

@@ -167,7 +167,7 @@ impl Files {
     pub(super) fn litter(&mut self, litter: Litter) {
         let base = self.scratch.base();
         let number = self.litter.len();
-        let in_tmp = |prefix: &str| PathBuf::from(format!("tmp/{prefix}{number}"));
+        let in_tmp = |prefix: &str| PathBuf::from(format!("tmp/{prefix}{number:010}"));
         let file = |path: &Path| fs::write(base.join(path), "larder-lock 1\npid=1\n").unwrap();
         let dir = |path: &Path| fs::create_dir_all(base.join(path)).unwrap();
         let path = match litter {
