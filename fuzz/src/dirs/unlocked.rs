@@ -114,9 +114,11 @@ impl Dirs {
                 self.note_published(key, tree, true);
                 self.leased(key, lease, Outcome::Computed, how);
             }
-            Err(err) if self.is_leased(key) => assert_eq!(err.kind(), ErrorKind::InUse),
+            Err(err) if self.is_leased(key) || self.is_inherited(key) => {
+                assert_eq!(err.kind(), ErrorKind::InUse);
+            }
             Err(err) => {
-                assert!(self.is_held(key) || self.is_inherited(key));
+                assert!(self.is_held(key));
                 assert_eq!(err.kind(), ErrorKind::Busy);
             }
         }

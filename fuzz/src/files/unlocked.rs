@@ -168,8 +168,11 @@ impl Files {
         let mut batch = self.store.batch();
         let mut staged: Vec<(Key, Vec<u8>)> = Vec::new();
         for (key, body) in writes.iter().take(4) {
+            let place = self.place(*key, None);
             let set = caught(|| batch.set(key, |writer| body.run(writer)));
             match (body.expected(), set) {
+                // What is in the way is seen before the closure runs.
+                (_, Some(Err(err))) if place != Place::Free => assert!(is_in_the_way(&err)),
                 (Expected::Panics, None) => {}
                 (Expected::Fails(kind), Some(Err(err))) => check_failed(&err, kind, body),
                 (Expected::Published(bytes), Some(Ok(()))) => {
