@@ -185,7 +185,7 @@ impl KVFileStore {
         let staged = lock::computing(&lock, || ValueWriter::fill(root, key, &entry, staged, f))?;
         publish::seal_file(root, &staged)?;
         publish::file(&lock, staged)?;
-        writer::read_back(root, &entry)
+        Value::published(root, &entry)
     }
 
     /// Computes a value and publishes it, in place of one that may be there; the last one wins.
@@ -209,7 +209,7 @@ impl KVFileStore {
         publish::seal_file(root, &staged)?;
         let lock = lock::exclusive(root, &entry, &mut self.waiting.start())?;
         publish::file(&lock, staged)?;
-        writer::read_back(root, &entry)
+        Value::published(root, &entry)
     }
 
     /// Takes the key's lock, exclusively, and waits for it as this view of the store waits. While it

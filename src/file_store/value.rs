@@ -8,7 +8,6 @@ use std::sync::{Arc, OnceLock};
 
 use crate::error::{IoContext, Result};
 use crate::file_store::KVFileLock;
-use crate::file_store::writer::read_back;
 use crate::layout::EntryPath;
 use crate::outcome::Outcome;
 use crate::publish::not_a_value;
@@ -41,6 +40,17 @@ impl Value {
             entry: entry.clone(),
             path: OnceLock::new(),
         }))
+    }
+
+    /// Opens what this call has just published.
+    pub(super) fn published(root: &Arc<Root>, entry: &EntryPath) -> Result<Self> {
+        match Self::open(root, entry)? {
+            Some(value) => Ok(value.with_outcome(Outcome::Computed)),
+            None => Err(io::Error::from(io::ErrorKind::NotFound))
+                .reading("open the value just published", || {
+                    root.absolute(entry.value())
+                }),
+        }
     }
 
     pub(super) fn with_outcome(mut self, outcome: Outcome) -> Self {
@@ -142,7 +152,7 @@ impl<'a> LockedRead<'a> {
 
     /// What was just committed.
     pub(super) fn published(lock: &'a KVFileLock) -> Result<Self> {
-        read_back(lock.lock.root(), lock.lock.entry()).map(Self::of)
+        Value::published(lock.lock.root(), lock.lock.entry()).map(Self::of)
     }
 
     fn of(value: Value) -> Self {

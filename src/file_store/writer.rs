@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, IoContext, Repr, Result};
 use crate::file_store::KVFileLock;
-use crate::file_store::value::{LockedRead, Value};
+use crate::file_store::value::LockedRead;
 use crate::key::PathKey;
 use crate::layout::EntryPath;
 use crate::publish;
@@ -305,16 +305,5 @@ impl Write for LockedWrite<'_> {
 impl Seek for LockedWrite<'_> {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
         self.sink.seek(to)
-    }
-}
-
-/// A finished value that was just published under `entry`.
-pub(super) fn read_back(root: &Arc<Root>, entry: &EntryPath) -> Result<Value> {
-    match Value::open(root, entry)? {
-        Some(value) => Ok(value.with_outcome(crate::Outcome::Computed)),
-        None => Err(io::Error::from(io::ErrorKind::NotFound))
-            .reading("open the value just published", || {
-                root.absolute(entry.value())
-            }),
     }
 }
