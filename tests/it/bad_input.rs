@@ -396,6 +396,63 @@ fn a_directory_of_posys_shape_is_adopted() {
 }
 
 #[test]
+fn an_empty_or_half_empty_store_of_posys_is_adopted() {
+    for paths in [
+        &["A/B/C", "tmp"][..],
+        &["A/B", "_/-"],
+        &["sha256/A/B/C"],
+        &["sha256/A/B", "sha512", "Z"],
+        &["tmp"],
+    ] {
+        let dir = tempdir();
+        for path in paths {
+            std::fs::create_dir_all(dir.path().join(path)).unwrap();
+        }
+        let before = listing(dir.path());
+        let store = StoreOptions::new().create(false).open_dir_store(dir.path());
+        let store = store.unwrap();
+        assert!(listing(dir.path()).is_superset(&before));
+        drop(store.get_or_set("key", text_tree).unwrap());
+        assert!(store.contains("key").unwrap());
+    }
+    let dir = tempdir();
+    std::fs::create_dir_all(dir.path().join("sha256/A/B/C")).unwrap();
+    std::fs::write(dir.path().join("sha256/A/B/C/rest"), "posy's").unwrap();
+    let store = KVFileStore::new(dir.path()).unwrap();
+    let value = store.read(&at("sha256/A/B/C/rest")).unwrap();
+    assert_eq!(value.unwrap(), b"posy's");
+}
+
+/// A directory for each letter is what people make too.
+#[test]
+fn a_library_sorted_by_letters_is_refused_and_not_touched() {
+    for files in [
+        &["A/ABBA/Waterloo.mp3", "B/Beatles/x.mp3"][..],
+        &["A/B/C.mp3"],
+        &["A/x.mp3"],
+        &["A/B/Cc/x"],
+        &["sha256/SUMS"],
+        &["sha256/A/B/Cc"],
+        &["A/B/C/fine", "A/B/D/fine", "A/strange/x"],
+    ] {
+        let dir = tempdir();
+        for file in files {
+            let path = dir.path().join(file);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "music").unwrap();
+        }
+        let err = refuses(dir.path());
+        assert!(err.to_string().contains("adopt(true)"), "{err}");
+        refuses_base(
+            dir.path(),
+            dir.path(),
+            &StoreOptions::new().read_only(true),
+            ErrorKind::FormatMismatch,
+        );
+    }
+}
+
+#[test]
 fn a_directory_of_almost_posys_shape_is_refused_unless_the_caller_insists() {
     for (name, is_dir) in [
         ("A", false),
@@ -594,6 +651,26 @@ fn an_absent_base_is_not_created_if_it_is_not_to_be() {
         assert_eq!(err.path(), Some(&*base));
     }
     assert_eq!(listing(dir.path()), BTreeSet::new());
+}
+
+#[test]
+fn an_empty_base_becomes_no_store_if_none_is_to_be_created() {
+    let dir = tempdir();
+    for options in [
+        StoreOptions::new().create(false),
+        StoreOptions::new().create(false).adopt(true),
+        StoreOptions::new().create(false).shared(Share::Group),
+    ] {
+        let err = refuses_base(dir.path(), dir.path(), &options, ErrorKind::Io);
+        assert_eq!(err.io_kind(), Some(std::io::ErrorKind::NotFound));
+        assert_eq!(err.path(), Some(dir.path()));
+    }
+    assert_eq!(listing(dir.path()), BTreeSet::new());
+    KVFileStore::new(dir.path()).unwrap();
+    let again = StoreOptions::new()
+        .create(false)
+        .open_file_store(dir.path());
+    again.unwrap().set("key", text).unwrap();
 }
 
 // --- strange things at the paths of values and locks ---

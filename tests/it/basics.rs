@@ -1,10 +1,24 @@
 //! What each call does, in one process.
 
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::Path;
+use std::thread;
 
-use larder::{ErrorKind, KVDirStore, KVFileStore, Outcome};
+use larder::{ErrorKind, KVDirStore, KVFileStore, Outcome, Share, StoreOptions};
 
-use crate::support::{empty_store, listing, tempdir};
+use crate::support::{Worker, chmod, empty_store, in_memory, listing, mode, tempdir};
+use crate::worker::{hear, say};
+
+const OPEN: &str = "basics-open";
+
+/// Plays a worker's role, if it is one of this module's.
+pub(crate) fn play(role: &str, args: &[&str]) -> bool {
+    match role {
+        OPEN => open_at_once(args),
+        _ => return false,
+    }
+    true
+}
 
 fn text(bytes: &[u8]) -> impl FnOnce(&mut larder::ValueWriter) -> anyhow::Result<()> + '_ {
     move |w| Ok(w.write_all(bytes)?)
@@ -155,4 +169,121 @@ fn ten_thousand_values_leave_no_file_that_has_no_name_in_the_design() {
     let report = store.clear().unwrap();
     assert_eq!((report.examined, report.removed), (10_000, 10_000));
     assert_eq!(listing(dir.path()), own);
+}
+
+/// KIND DIR: says `ready`; for every number that it hears waits for `DIR/NUMBER.go`, opens a store of
+/// this kind at `DIR/NUMBER`, and says how that went; ends when it hears nothing.
+fn open_at_once(args: &[&str]) {
+    let dir = Path::new(args[1]);
+    say("ready");
+    loop {
+        let number = hear();
+        if number.is_empty() {
+            break;
+        }
+        let (base, go) = (dir.join(&number), dir.join(format!("{number}.go")));
+        say("waiting");
+        while !go.exists() {
+            thread::yield_now();
+        }
+        let opened = match args[0] {
+            "files" => KVFileStore::new(base).map(drop),
+            _ => KVDirStore::new(base).map(drop),
+        };
+        match opened {
+            Ok(()) => say("opened"),
+            Err(err) => say(&format!("{:?}: {err}", err.kind())),
+        }
+    }
+}
+
+/// What each of these says that opens a new store at the same moment, round by round.
+fn all_open_at_once(kinds: &[&str], rounds: u32, mut check: impl FnMut(&Path, &[String])) {
+    let dir = in_memory(); // where syncing is free
+    let start = |kind: &&str| Worker::start(OPEN, &[kind, dir.path().to_str().unwrap()]);
+    let mut workers: Vec<Worker> = kinds.iter().map(start).collect();
+    workers
+        .iter_mut()
+        .for_each(|worker| drop(worker.expect("ready")));
+    for round in 0..rounds {
+        for worker in &mut workers {
+            worker.tell(&round.to_string());
+            worker.expect("waiting");
+        }
+        std::fs::write(dir.path().join(format!("{round}.go")), "").unwrap();
+        let said: Vec<String> = workers.iter_mut().map(|worker| worker.expect("")).collect();
+        check(&dir.path().join(round.to_string()), &said);
+    }
+    workers.iter_mut().for_each(Worker::finish);
+}
+
+/// A process that looked for the marker too early, and then met what another had made by then, took
+/// it for a store that had lost its marker.
+#[test]
+fn eight_processes_open_one_new_store() {
+    all_open_at_once(&["files"; 8], 25, |base, said| {
+        assert!(said.iter().all(|said| said == "opened"), "{said:?}");
+        assert_eq!(listing(base), empty_store());
+    });
+}
+
+#[test]
+fn of_two_kinds_at_once_one_becomes_the_stores() {
+    let kinds = ["files", "trees"].repeat(4);
+    all_open_at_once(&kinds, 25, |base, said| {
+        let kind = match KVFileStore::new(base) {
+            Ok(_) => "files",
+            Err(_) => "trees",
+        };
+        for (asked, said) in kinds.iter().zip(said) {
+            if *asked == kind {
+                assert_eq!(said, "opened");
+            } else {
+                assert!(said.starts_with("FormatMismatch: "), "{said}");
+                assert!(said.contains("not a store of"), "{said}");
+            }
+        }
+        assert_eq!(listing(base), empty_store());
+    });
+}
+
+/// The bits of a file that is somewhere else too are not the tree's to decide: a compiler's file that
+/// was linked into a tree was suddenly read-only where it came from.
+#[test]
+fn a_file_that_is_linked_into_a_tree_keeps_its_bits() {
+    for (options, bits) in [
+        (StoreOptions::new().read_only_trees(true), 0o644),
+        (StoreOptions::new().shared(Share::Group), 0o600),
+    ] {
+        let dir = tempdir();
+        let outside = dir.path().join("outside");
+        std::fs::write(&outside, "theirs").unwrap();
+        chmod(&outside, bits);
+        let store = options.open_dir_store(dir.path().join("store")).unwrap();
+        for again in [false, true] {
+            let make = |tree: &Path| {
+                std::fs::hard_link(&outside, tree.join("linked"))?;
+                std::fs::write(tree.join("one"), "ours")?;
+                chmod(&tree.join("one"), bits);
+                std::fs::create_dir(tree.join("below"))?;
+                std::fs::hard_link(tree.join("one"), tree.join("below/two"))?;
+                Ok(())
+            };
+            let lease = match again {
+                false => store.get_or_set("key", make),
+                true => store.replace("key", make),
+            };
+            let lease = lease.unwrap();
+            assert_eq!(mode(&outside), bits);
+            assert_eq!(mode(&lease.join("linked")), bits);
+            // All the names of this one are in the tree.
+            let ours = if bits == 0o644 { 0o444 } else { 0o660 };
+            assert_eq!(mode(&lease.join("one")), ours);
+            assert_eq!(mode(&lease.join("below/two")), ours);
+        }
+        assert!(store.remove("key").unwrap());
+        assert_eq!(std::fs::read(&outside).unwrap(), b"theirs");
+        assert_eq!(mode(&outside), bits);
+        assert_eq!(listing(store.base()), empty_store());
+    }
 }

@@ -21,9 +21,8 @@ use larder::{
 };
 use rustix::fs::Mode;
 use rustix::io::Errno;
-use tempfile::TempDir;
 
-use crate::support::{Worker, empty_store, listing, open_descriptors, tempdir};
+use crate::support::{Worker, empty_store, in_memory, listing, open_descriptors};
 use crate::worker::say;
 
 const OLD: &str = "old";
@@ -689,7 +688,7 @@ fn listing_of(case: &Case, state: State) -> BTreeSet<String> {
     let is_of_trees = case.operation.is_of_trees;
     let known = KNOWN.lock().unwrap().get(&(is_of_trees, state)).cloned();
     known.unwrap_or_else(|| {
-        let dir = scratch();
+        let dir = in_memory();
         let options = StoreOptions::new();
         let store = if is_of_trees {
             Store::Trees(options.open_dir_store(dir.path()).unwrap())
@@ -708,21 +707,12 @@ fn listing_of(case: &Case, state: State) -> BTreeSet<String> {
 
 const ERRORS: [Errno; 4] = [Errno::IO, Errno::NOSPC, Errno::INTR, Errno::ACCESS];
 
-/// Somewhere in memory if possible: these are many thousand small operations.
-fn scratch() -> TempDir {
-    let memory = Path::new("/dev/shm");
-    tempfile::Builder::new()
-        .prefix("larder-it-")
-        .tempdir_in(memory)
-        .unwrap_or_else(|_| tempdir())
-}
-
 /// How many processes are at work at a time.
 const AT_ONCE: usize = 4;
 
 fn kill_everywhere(name: &str) {
     for case in Case::of(name) {
-        let dir = scratch();
+        let dir = in_memory();
         let refused = case.refused(&calls_of(&case, &[]));
         let calls = calls_of(&case, &refused);
         examine_order(&case, &calls);
@@ -751,7 +741,7 @@ fn kill_everywhere(name: &str) {
 
 /// The calls that an operation makes.
 fn calls_of(case: &Case, plan: &[(usize, Fault)]) -> Vec<String> {
-    let dir = scratch();
+    let dir = in_memory();
     let base = case.base(dir.path(), 0);
     case.prepare(&base);
     let mut worker = start(case, &base, plan);
@@ -824,7 +814,7 @@ fn fail_everywhere(name: &str) {
         for _ in 0..AT_ONCE {
             scope.spawn(|| {
                 while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let dir = scratch();
+                    let dir = in_memory();
                     let args = [name, case.setting, dir.path().to_str().unwrap()];
                     let mut worker = Worker::start("faults", &args);
                     for _ in ERRORS {

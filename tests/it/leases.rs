@@ -14,13 +14,14 @@ use larder::{
 };
 
 use crate::support::{
-    Random, Worker, empty_store, eventually, in_time, listing, tempdir, tempdir_in_memory,
+    Random, Worker, empty_store, eventually, in_memory, in_time, listing, tempdir,
     wait_until_blocked,
 };
 use crate::worker::{hear, say};
 
 const LEASE: &str = "lease";
 const GET: &str = "get-tree";
+const GET_READ_ONLY: &str = "leases-get-read-only";
 const LOCK: &str = "lock-tree";
 const REPLACE: &str = "replace";
 const READ: &str = "read-trees";
@@ -52,6 +53,18 @@ pub(crate) fn play(role: &str, args: &[&str]) -> bool {
             say("ready");
             hear();
             say(&format!("got {}", store.get(KEY).unwrap().is_some()));
+        }
+        GET_READ_ONLY => {
+            // The same in a store opened for reading only, and whether the lease protects.
+            let options = StoreOptions::new().read_only(true);
+            let store = options.open_dir_store(args[0]).unwrap();
+            say("ready");
+            hear();
+            let lease = store.get(KEY).unwrap();
+            say(&format!(
+                "got {:?}",
+                lease.map(|lease| lease.is_protected())
+            ));
         }
         LOCK => {
             // Says `locked`, hears anything, removes the tree, says `removed`.
@@ -344,13 +357,13 @@ fn run(store: &KVDirStore, roles: &[&str]) {
 
 #[test]
 fn readers_never_see_a_tree_vanish_or_change() {
-    let dir = tempdir_in_memory();
+    let dir = in_memory();
     run(&open(dir.path()), &[READ, READ, READ, CHURN, CHURN, CHURN]);
 }
 
 #[test]
 fn who_asks_for_a_tree_that_others_remove_gets_one_all_the_same() {
-    let dir = tempdir_in_memory();
+    let dir = in_memory();
     run(&open(dir.path()), &[ASK, ASK, ASK, REMOVE, REMOVE]);
 }
 
@@ -505,6 +518,117 @@ fn a_lease_that_comes_too_late_leaves_nothing() {
         reader.finish();
     }
     assert_eq!(listing(store.base()), empty_store());
+}
+
+/// Whose store is read-only creates no lock file, and takes what it sees without one for a tree that
+/// nobody can take away. It had seen the tree before it waited for who took it away.
+#[test]
+fn a_reader_that_waited_for_a_removal_leases_nothing() {
+    let dir = tempdir();
+    let store = with_tree(dir.path());
+    let base = dir.path().to_str().unwrap();
+    let mut remover = Worker::start(LOCK, &[base]);
+    remover.expect("locked");
+    let mut readers: Vec<_> = (0..4)
+        .map(|_| Worker::start(GET_READ_ONLY, &[base]))
+        .collect();
+    for reader in &mut readers {
+        reader.expect("ready");
+        reader.tell("go");
+        wait_until_blocked(reader.pid());
+    }
+    remover.tell("go");
+    remover.expect("removed true");
+    for reader in &mut readers {
+        reader.expect("got None");
+        reader.finish();
+    }
+    drop(
+        store
+            .get_or_set(KEY, |tree| Ok(fill(tree, "second")?))
+            .unwrap(),
+    );
+    let mut reader = Worker::start(GET_READ_ONLY, &[base]);
+    reader.expect("ready");
+    reader.tell("go");
+    reader.expect("got Some(true)");
+    reader.finish();
+    assert!(store.remove(KEY).unwrap());
+    assert_eq!(listing(store.base()), empty_store());
+}
+
+/// What says that a tree is just being published stays behind where its publisher is killed. Then
+/// every reader waited, for as long as the next one computed.
+#[test]
+fn nobody_waits_for_a_tree_that_a_killed_process_began_to_publish() {
+    let dir = tempdir();
+    let base = dir.path().to_str().unwrap();
+    for locks in [false, true] {
+        let store = with_tree(dir.path());
+        // The last but one step of the publication: the sidecar is there, and the tree is not.
+        std::fs::remove_dir_all(dir.path().join(tree_path())).unwrap();
+        assert!(
+            listing(dir.path())
+                .iter()
+                .any(|name| name.ends_with(".larder"))
+        );
+        let mut leader = if locks {
+            let mut leader = Worker::start(LOCK, &[base]);
+            leader.expect("locked");
+            leader
+        } else {
+            let mut leader = Worker::start("get-or-set-tree", &[base, KEY]);
+            leader.expect("ready");
+            leader.tell("go");
+            leader.expect("computing");
+            leader
+        };
+        for wait in [Wait::TryOnce, Wait::Block] {
+            let store = store.with_wait(wait);
+            let found = in_time("a miss", move || store.get(KEY).unwrap());
+            assert!(found.is_none());
+        }
+        assert!(!store.contains(KEY).unwrap());
+        if locks {
+            leader.tell("go");
+            leader.expect("removed false");
+        } else {
+            leader.tell("made");
+            leader.expect("value made Computed");
+        }
+        leader.finish();
+        assert_eq!(store.remove(KEY).unwrap(), !locks);
+        assert_eq!(listing(dir.path()), empty_store());
+    }
+}
+
+/// A command that is to hand a lease on holds it in this process too, where nobody would ever let go
+/// of it while a replacement waits.
+#[test]
+fn a_command_that_inherits_is_an_obstacle_as_a_lease_is() {
+    in_time("to be refused", commands_are_obstacles);
+}
+
+fn commands_are_obstacles() {
+    let dir = tempdir();
+    let store = with_tree(dir.path());
+    let mut command = Command::new("true");
+    let lease = store.get(KEY).unwrap().unwrap();
+    lease.inherit(&mut command).unwrap();
+    drop(lease);
+    for store in [&store, &open(dir.path())] {
+        let err = store.replace(KEY, |tree| Ok(fill(tree, "other")?));
+        let err = err.unwrap_err();
+        assert_eq!(err.kind(), ErrorKind::InUse);
+        assert!(err.to_string().contains("this very process"), "{err}");
+        let err = store.remove(KEY).unwrap_err();
+        assert_eq!(err.kind(), ErrorKind::InUse);
+        assert!(err.to_string().contains("this very process"), "{err}");
+    }
+    assert!(command.status().unwrap().success());
+    drop(command);
+    let lease = store.replace(KEY, |tree| Ok(fill(tree, "other")?)).unwrap();
+    assert_eq!(generation(&lease), "other");
 }
 
 #[test]

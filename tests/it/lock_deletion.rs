@@ -12,7 +12,7 @@ use larder::{
     CancelToken, DirLease, Durability, ErrorKind, KVDirStore, KVFileStore, StoreOptions, Wait,
 };
 
-use crate::support::{Random, Worker, empty_store, listing, tempdir_in_memory};
+use crate::support::{Random, Worker, empty_store, in_memory, listing};
 use crate::worker::{hear, say};
 
 const KEYS: [&str; 3] = ["one", "two", "three"];
@@ -255,7 +255,7 @@ fn turn_of_trees(store: &KVDirStore, marked: &Marked<'_>, random: &mut Random, t
 
 /// Runs the workers, with `meanwhile` beside them. Each has to finish, with some turns done.
 fn hammer(role: &str, base: &Path, meanwhile: impl FnOnce(&mut dyn FnMut() -> bool)) {
-    let markers = tempdir_in_memory();
+    let markers = in_memory();
     let base = base.to_str().unwrap();
     let mut workers: Vec<_> = (1..=WORKERS)
         .map(|seed| {
@@ -309,7 +309,7 @@ fn copy_by_links(from: &Path, to: &Path) {
 
 #[test]
 fn no_two_hold_a_file_and_nothing_is_left() {
-    let dir = tempdir_in_memory();
+    let dir = in_memory();
     let store = open_files(dir.path());
     hammer(FILES, dir.path(), |_| {});
     only_values_are_left(&store);
@@ -317,7 +317,7 @@ fn no_two_hold_a_file_and_nothing_is_left() {
 
 #[test]
 fn no_two_hold_a_tree_and_nothing_is_left() {
-    let dir = tempdir_in_memory();
+    let dir = in_memory();
     let store = open_trees(dir.path());
     hammer(TREES, dir.path(), |_| {});
     only_trees_are_left(&store);
@@ -326,7 +326,7 @@ fn no_two_hold_a_tree_and_nothing_is_left() {
 /// With the lock files' link counts above zero, which tell nothing then.
 #[test]
 fn no_two_hold_a_file_while_the_store_is_copied_by_links() {
-    let dir = tempdir_in_memory();
+    let dir = in_memory();
     let base = dir.path().join("store");
     let store = open_files(&base);
     let mut copies = Vec::new();
@@ -354,7 +354,7 @@ fn no_two_hold_a_file_while_the_store_is_copied_by_links() {
 
 #[test]
 fn no_two_hold_a_tree_while_the_store_is_copied_by_links() {
-    let dir = tempdir_in_memory();
+    let dir = in_memory();
     let base = dir.path().join("store");
     let store = open_trees(&base);
     let mut copies = Vec::new();
@@ -376,7 +376,7 @@ fn no_two_hold_a_tree_while_the_store_is_copied_by_links() {
 /// A sweep takes locks too, and deletes their files.
 #[test]
 fn no_two_hold_a_key_while_the_store_is_swept() {
-    let dir = tempdir_in_memory();
+    let dir = in_memory();
     for role in [FILES, TREES] {
         let base = dir.path().join(role);
         let sweep: Box<dyn Fn()> = if role == FILES {
@@ -402,7 +402,7 @@ fn no_two_hold_a_key_while_the_store_is_swept() {
 /// What is being deleted is a dead process's to a sweep, and both are at it.
 #[test]
 fn sweeps_and_removals_delete_the_same_trees() {
-    let dir = tempdir_in_memory();
+    let dir = in_memory();
     let store = open_trees(dir.path());
     let end = Instant::now() + LONGEST;
     std::thread::scope(|scope| {

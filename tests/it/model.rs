@@ -12,7 +12,7 @@ use larder::{
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use crate::support::{empty_store, listing, tempdir_in_memory};
+use crate::support::{empty_store, in_memory, listing};
 
 const KEYS: usize = 5;
 
@@ -131,7 +131,7 @@ struct Files {
 
 impl Files {
     fn new() -> Self {
-        let dir = tempdir_in_memory();
+        let dir = in_memory();
         Files {
             store: Self::open(dir.path()),
             map: Map::new(),
@@ -284,7 +284,7 @@ struct Trees {
 
 impl Trees {
     fn new() -> Self {
-        let dir = tempdir_in_memory();
+        let dir = in_memory();
         Trees {
             store: Self::open(dir.path()),
             map: Map::new(),

@@ -29,11 +29,12 @@ pub(crate) fn tempdir() -> TempDir {
         .unwrap()
 }
 
-/// One where nothing has to reach a disk, if there is such a place: there races are closer.
-pub(crate) fn tempdir_in_memory() -> TempDir {
-    let mut builder = tempfile::Builder::new();
-    let made = builder.prefix("larder-it-").tempdir_in("/dev/shm");
-    made.unwrap_or_else(|_| tempdir())
+/// The same in memory if possible, for what makes very many files.
+pub(crate) fn in_memory() -> TempDir {
+    tempfile::Builder::new()
+        .prefix("larder-it-")
+        .tempdir_in("/dev/shm")
+        .unwrap_or_else(|_| tempdir())
 }
 
 /// A process of this binary in a role of `worker`. Killed when it is dropped.
@@ -393,6 +394,25 @@ impl Mount {
         let options = CString::new(options).unwrap();
         let flags = MountFlags::empty();
         mount("tmpfs", point.path(), "tmpfs", flags, &*options).unwrap();
+        Mount { point }
+    }
+
+    /// A writable layer over a directory that is only read. Both directories of the layer are made in
+    /// `beside`.
+    pub(crate) fn overlay(lower: &Path, beside: &Path) -> Mount {
+        let point = tempdir();
+        let [upper, work] = ["upper", "work"].map(|name| beside.join(name));
+        std::fs::create_dir(&upper).unwrap();
+        std::fs::create_dir(&work).unwrap();
+        let options = format!(
+            "lowerdir={},upperdir={},workdir={}",
+            lower.display(),
+            upper.display(),
+            work.display()
+        );
+        let options = CString::new(options).unwrap();
+        let flags = MountFlags::empty();
+        mount("overlay", point.path(), "overlay", flags, &*options).unwrap();
         Mount { point }
     }
 

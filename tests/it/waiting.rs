@@ -909,3 +909,43 @@ fn a_waiter_believes_no_lock_that_it_does_not_hold() {
         });
     });
 }
+
+/// The time to wait is that of each key, not of the batch: with many keys it would run out although
+/// nobody is in the way for long.
+#[test]
+fn a_batch_waits_for_each_key_as_long_as_its_view_says() {
+    const LIMIT: Duration = Duration::from_millis(400);
+    const HELD: Duration = Duration::from_millis(100);
+    let dir = tempdir();
+    let store = KVFileStore::new(dir.path()).unwrap();
+    let keys: Vec<String> = (0..5).map(|n| n.to_string()).collect();
+    let locks: Vec<KVFileLock> = keys
+        .iter()
+        .map(|key| store.lock(key.as_bytes()).unwrap())
+        .collect();
+    let (waits, waiting) = mpsc::channel();
+    let view = store
+        .with_wait(Wait::Timeout(LIMIT))
+        .with_on_wait(move |info| waits.send(info.path.clone()).unwrap());
+    let releases = thread::spawn(move || {
+        for lock in locks {
+            // Each is given up when it has been waited for, for a part of what is allowed.
+            let path = waiting.recv_timeout(DEADLINE).unwrap();
+            assert!(path.starts_with(dir.path()));
+            let since = Instant::now();
+            eventually("its time to be up", || since.elapsed() >= HELD);
+            drop(lock);
+        }
+        dir
+    });
+    let mut batch = view.batch();
+    for key in &keys {
+        let key = key.as_bytes();
+        batch.set(key, |w| Ok(w.write_all(b"text")?)).unwrap();
+    }
+    let begun = Instant::now();
+    assert_eq!(batch.commit().unwrap(), keys.len());
+    assert!(begun.elapsed() > LIMIT, "nobody was in the way");
+    drop(view);
+    releases.join().unwrap();
+}

@@ -38,6 +38,9 @@ fn play(role: &str, args: &[&str]) {
                 || crate::lock_deletion::play(role, args)
                 || crate::leases::play(role, args)
                 || crate::permissions::play(role, args)
+                || crate::basics::play(role, args)
+                || crate::layers::play(role, args)
+                || crate::sweeping::play(role, args)
                 || crate::waiting::play(role, args),
             "no role {role:?}"
         ),

@@ -1,0 +1,370 @@
+//! What sweeping and deleting may touch: nothing that is leased or locked, and nothing that is not
+//! the store's.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use larder::{
+    DirLease, Durability, ErrorKind, KVDirStore, KVFileStore, KeptReason, PathKey, StoreOptions,
+};
+use rustix::fs::{Mode, OFlags};
+use rustix::process::{Resource, Rlimit, setrlimit};
+
+use crate::support::{Random, Worker, empty_store, in_memory, listing, tempdir};
+use crate::worker::{hear, say};
+
+const SWEEP: &str = "sweeping-sweep";
+const DEEP: &str = "sweeping-deep";
+
+/// A key whose tree is at the top of the base directory.
+struct Flat<'a>(&'a str);
+
+impl PathKey for Flat<'_> {
+    fn key(&self) -> PathBuf {
+        self.0.into()
+    }
+}
+
+fn open(base: impl AsRef<Path>) -> KVDirStore {
+    let options = StoreOptions::new().durability(Durability::None);
+    options.open_dir_store(base).unwrap()
+}
+
+fn text(tree: &Path) -> anyhow::Result<()> {
+    Ok(std::fs::write(tree.join("text"), "text")?)
+}
+
+/// Plays a worker's role, if it is one of this module's. Its first argument is the store.
+pub(crate) fn play(role: &str, args: &[&str]) -> bool {
+    match role {
+        SWEEP => sweep_and_clear(args),
+        DEEP => go_deep(args),
+        _ => return false,
+    }
+    true
+}
+
+// --- leased trees ---
+
+/// How long the sweepers and the publisher are at each other.
+const LONGEST: Duration = Duration::from_millis(2500);
+
+/// How many trees are leased at a time.
+const LEASED: usize = 8;
+
+/// What is in a tree may be called like what the store has beside its trees.
+fn looks_like_a_store(tree: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(tree.join("target/debug"))?;
+    std::fs::write(
+        tree.join("Cargo.lock"),
+        "# Made by a program.\nversion = 4\n",
+    )?;
+    std::fs::write(tree.join("target.lock"), "")?;
+    std::fs::write(tree.join("empty.lock"), "")?;
+    Ok(std::fs::write(tree.join("gone.larder"), "")?)
+}
+
+fn is_whole(lease: &DirLease, is_empty: bool) {
+    let expected: BTreeSet<String> = if is_empty {
+        BTreeSet::new()
+    } else {
+        "Cargo.lock empty.lock gone.larder target.lock target/ target/debug/"
+            .split(' ')
+            .map(str::to_owned)
+            .collect()
+    };
+    assert!(lease.is_dir(), "{} is gone", lease.display());
+    assert_eq!(listing(lease), expected, "in {}", lease.display());
+}
+
+/// BASE: says `ready`, hears `go`, sweeps and clears, says `done SWEEPS`.
+fn sweep_and_clear(args: &[&str]) {
+    let store = open(args[0]);
+    say("ready");
+    hear();
+    let end = Instant::now() + LONGEST;
+    let mut sweeps = 0;
+    while Instant::now() < end {
+        sweeps += 1;
+        let report = match sweeps % 8 {
+            0 => store.clear(),
+            _ => store.sweep(),
+        };
+        report.unwrap();
+    }
+    say(&format!("done {sweeps}"));
+}
+
+/// A listing takes several calls, so that it may have a tree and not the lock file or the sidecar that
+/// came before the tree. Taken for a directory on the way to entries, a leased tree lost every lock
+/// file in it and every empty directory, or went itself if it was empty.
+#[test]
+fn nothing_in_a_leased_tree_is_swept_while_trees_come_and_go() {
+    let dir = tempdir();
+    let store = open(dir.path());
+    for n in 0..40 {
+        // So that the listing takes many calls.
+        std::fs::write(dir.path().join(format!("{n:0200}")), "").unwrap();
+    }
+    let names: Vec<String> = (0..60).map(|n| format!("tree-{n}")).collect();
+    let base = dir.path().to_str().unwrap();
+    let mut sweeper = Worker::start(SWEEP, &[base]);
+    sweeper.expect("ready");
+    sweeper.tell("go");
+    let ended = AtomicBool::new(false);
+    let published = thread::scope(|scope| {
+        let lister = scope.spawn(|| {
+            let store = open(dir.path());
+            while !ended.load(Ordering::Relaxed) {
+                for entry in store.entries() {
+                    let key = entry.unwrap().key();
+                    let known = names.iter().any(|name| key == Path::new(name));
+                    assert!(known, "{} is listed", key.display());
+                }
+            }
+        });
+        let _ended = SetOnDrop(&ended);
+        let mut random = Random::new(1);
+        let mut leased: VecDeque<(&str, bool, DirLease)> = VecDeque::new();
+        let mut published = 0;
+        while !lister.is_finished() && sweeper.is_silent() {
+            if leased.len() == LEASED {
+                let (name, is_empty, lease) = leased.pop_front().unwrap();
+                is_whole(&lease, is_empty);
+                drop(lease);
+                // The clear may have been faster, or may be at it.
+                match store.remove(&Flat(name)) {
+                    Ok(_) => {}
+                    Err(err) => assert_eq!(err.kind(), ErrorKind::InUse, "{err}"),
+                }
+            }
+            let name = &*names[random.below(names.len() as u64) as usize];
+            if leased.iter().any(|(leased, ..)| *leased == name) {
+                continue;
+            }
+            let is_empty = name.ends_with(['0', '3', '6', '9']);
+            let fill = |tree: &Path| match is_empty {
+                true => Ok(()),
+                false => looks_like_a_store(tree),
+            };
+            let lease = store.get_or_set(&Flat(name), fill).unwrap();
+            leased.push_back((name, is_empty, lease));
+            published += 1;
+        }
+        for (_, is_empty, lease) in leased {
+            is_whole(&lease, is_empty);
+        }
+        published
+    });
+    sweeper.wait();
+    assert!(published > 20, "only {published} trees");
+    assert_eq!(store.clear().unwrap().kept.len(), 40);
+}
+
+struct SetOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_lock_file_that_is_none_of_the_stores_is_reported_and_stays() {
+    let dir = tempdir();
+    let store = open(dir.path());
+    let theirs = dir.path().join("theirs");
+    std::fs::create_dir(&theirs).unwrap();
+    std::fs::write(
+        theirs.join("Cargo.lock"),
+        "# This file is automatically generated.",
+    )
+    .unwrap();
+    std::fs::write(theirs.join("x.lock"), "").unwrap();
+    std::fs::write(dir.path().join("top.lock"), "12345\n").unwrap();
+    for _ in 0..2 {
+        let report = store.sweep().unwrap();
+        let kept: BTreeSet<_> = report
+            .kept
+            .iter()
+            .map(|kept| (kept.path.clone(), kept.reason == KeptReason::Foreign))
+            .collect();
+        let expected = ["theirs/Cargo.lock", "top.lock"];
+        assert_eq!(
+            kept,
+            expected
+                .map(|name| (dir.path().join(name), true))
+                .into_iter()
+                .collect()
+        );
+        let mut left = empty_store();
+        left.extend(["theirs/", "theirs/Cargo.lock", "top.lock"].map(str::to_owned));
+        assert_eq!(listing(dir.path()), left);
+    }
+    assert_eq!(store.entries().count(), 0);
+}
+
+/// The same in a store of files, where every lock file but a held one is superfluous.
+#[test]
+fn a_lock_file_that_is_none_of_the_stores_stays_in_a_store_of_files() {
+    let dir = tempdir();
+    let store = KVFileStore::new(dir.path()).unwrap();
+    std::fs::write(dir.path().join("Cargo.lock"), "version = 4\n").unwrap();
+    std::fs::write(dir.path().join("x.lock"), "").unwrap();
+    let report = store.sweep().unwrap();
+    assert_eq!((report.swept, report.kept.len()), (1, 1));
+    assert_eq!(report.kept[0].reason, KeptReason::Foreign);
+    assert!(dir.path().join("Cargo.lock").exists());
+    assert!(!dir.path().join("x.lock").exists());
+}
+
+// --- two who delete the same ---
+
+/// What one of them finds gone is gone: that was an error of the sweep, and of the removal.
+#[test]
+fn a_sweep_and_a_removal_may_delete_the_same_tree() {
+    const TREES: usize = 2000;
+    let dir = in_memory();
+    let store = open(dir.path());
+    let names: Vec<String> = (0..TREES).map(|n| n.to_string()).collect();
+    for name in &names {
+        let made = store.get_or_set(name.as_bytes(), |tree| {
+            std::fs::create_dir_all(tree.join("a/b"))?;
+            text(&tree.join("a"))?;
+            text(&tree.join("a/b"))
+        });
+        drop(made.unwrap());
+    }
+    let ended = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let store = open(dir.path());
+                while !ended.load(Ordering::Relaxed) {
+                    let report = store.sweep().unwrap();
+                    assert_eq!(report.kept, []);
+                }
+            });
+        }
+        let _ended = SetOnDrop(&ended);
+        for name in &names {
+            match store.remove(name.as_bytes()) {
+                Ok(removed) => assert!(removed),
+                // A sweep looks at what is beside it.
+                Err(err) => assert_eq!(err.kind(), ErrorKind::InUse, "{err}"),
+            }
+        }
+    });
+    store.clear().unwrap();
+    assert_eq!(listing(dir.path()), empty_store());
+}
+
+// --- deep trees ---
+
+const LEVELS: usize = 1000;
+
+/// Makes directories in each other. By descriptors, because the path may be too long to be one.
+fn nest(tree: &Path, name: &str) -> io::Result<()> {
+    let mut dir: OwnedFd = std::fs::File::open(tree)?.into();
+    for _ in 0..LEVELS {
+        rustix::fs::mkdirat(&dir, name, Mode::from_raw_mode(0o777))?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        dir = rustix::fs::openat(&dir, name, flags, Mode::empty())?;
+    }
+    Ok(())
+}
+
+/// BASE NAME HOW: with few descriptors, makes a deep tree of directories called NAME and has it
+/// removed, cleared, or replaced; says `published` or the error.
+fn go_deep(args: &[&str]) {
+    let limit = Rlimit {
+        current: Some(200),
+        maximum: Some(200),
+    };
+    setrlimit(Resource::Nofile, limit).unwrap();
+    let store = open(args[0]);
+    let nothing_staged = || assert_eq!(listing(&store.base().join("tmp")), BTreeSet::new());
+    let lease = match store.get_or_set("deep", |tree| Ok(nest(tree, args[1])?)) {
+        Ok(lease) => lease,
+        Err(err) => {
+            nothing_staged();
+            say(&format!("refused {err}"));
+            return;
+        }
+    };
+    drop(lease);
+    match args[2] {
+        "remove" => assert!(store.remove("deep").unwrap()),
+        "clear" => assert_eq!(store.clear().unwrap().removed, 1),
+        _ => drop(store.replace("deep", text).unwrap()),
+    }
+    nothing_staged();
+    let report = store.sweep().unwrap();
+    assert_eq!((report.swept, report.kept), (0, vec![]));
+    say("published");
+}
+
+#[test]
+fn a_deep_tree_is_deleted_with_few_descriptors() {
+    for how in ["remove", "clear", "replace"] {
+        let dir = in_memory();
+        let base = dir.path().to_str().unwrap();
+        let mut worker = Worker::start(DEEP, &[base, "d", how]);
+        worker.expect("published");
+        worker.finish();
+        let store = open(base);
+        store.clear().unwrap();
+        assert_eq!(listing(dir.path()), empty_store());
+    }
+}
+
+#[test]
+fn a_tree_too_deep_for_paths_is_refused_and_leaves_nothing() {
+    let dir = in_memory();
+    let base = dir.path().to_str().unwrap();
+    let name = "a-long-name";
+    let mut worker = Worker::start(DEEP, &[base, name, "remove"]);
+    let refused = worker.expect("refused");
+    worker.finish();
+    assert!(refused.contains(base), "{refused}");
+    assert_eq!(listing(dir.path()), empty_store());
+}
+
+// --- lock files that others deleted ---
+
+fn delete_lock_files(base: &Path) {
+    let mut find = Command::new("find");
+    find.arg(base)
+        .args(["-mindepth", "2", "-name", "*.lock", "-delete"]);
+    assert!(find.status().unwrap().success());
+}
+
+/// Whoever deletes the lock files takes what they protect upon himself; but the locks that are taken
+/// after that hold.
+#[test]
+fn a_holder_whose_lock_file_was_deleted_does_not_delete_the_next_ones() {
+    let dir = tempdir();
+    let files = KVFileStore::new(dir.path().join("files")).unwrap();
+    let first = files.lock("key").unwrap();
+    delete_lock_files(files.base());
+    let second = files.try_lock("key").unwrap().unwrap();
+    drop(first);
+    assert!(files.try_lock("key").unwrap().is_none());
+    drop(second);
+    assert_eq!(listing(files.base()), empty_store());
+
+    let trees = open(dir.path().join("trees"));
+    let first = trees.lock("key").unwrap();
+    delete_lock_files(trees.base());
+    let second = trees.try_lock("key").unwrap().unwrap();
+    drop(first);
+    assert!(trees.try_lock("key").unwrap().is_none());
+    drop(second);
+    assert_eq!(listing(trees.base()), empty_store());
+}
