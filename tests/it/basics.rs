@@ -1,12 +1,16 @@
 //! What each call does, in one process.
 
+use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
-use std::thread;
 
 use larder::{ErrorKind, KVDirStore, KVFileStore, Outcome, Share, StoreOptions};
 
-use crate::support::{Worker, chmod, empty_store, in_memory, listing, mode, tempdir};
+use rustix::fs::FlockOperation;
+
+use crate::support::{
+    Worker, chmod, empty_store, in_memory, listing, mode, tempdir, wait_until_blocked,
+};
 use crate::worker::{hear, say};
 
 const OPEN: &str = "basics-open";
@@ -171,8 +175,8 @@ fn ten_thousand_values_leave_no_file_that_has_no_name_in_the_design() {
     assert_eq!(listing(dir.path()), own);
 }
 
-/// KIND DIR: says `ready`; for every number that it hears waits for `DIR/NUMBER.go`, opens a store of
-/// this kind at `DIR/NUMBER`, and says how that went; ends when it hears nothing.
+/// KIND DIR: says `ready`; for every number that it hears waits for the lock of `DIR/gate`, opens a store
+/// of this kind at `DIR/NUMBER`, and says how that went; ends when it hears nothing.
 fn open_at_once(args: &[&str]) {
     let dir = Path::new(args[1]);
     say("ready");
@@ -181,11 +185,10 @@ fn open_at_once(args: &[&str]) {
         if number.is_empty() {
             break;
         }
-        let (base, go) = (dir.join(&number), dir.join(format!("{number}.go")));
+        let base = dir.join(&number);
+        let gate = File::open(dir.join("gate")).unwrap();
         say("waiting");
-        while !go.exists() {
-            thread::yield_now();
-        }
+        rustix::fs::flock(&gate, FlockOperation::LockShared).unwrap();
         let opened = match args[0] {
             "files" => KVFileStore::new(base).map(drop),
             _ => KVDirStore::new(base).map(drop),
@@ -200,17 +203,22 @@ fn open_at_once(args: &[&str]) {
 /// What each of these says that opens a new store at the same moment, round by round.
 fn all_open_at_once(kinds: &[&str], rounds: u32, mut check: impl FnMut(&Path, &[String])) {
     let dir = in_memory(); // where syncing is free
+    let gate = File::create(dir.path().join("gate")).unwrap();
     let start = |kind: &&str| Worker::start(OPEN, &[kind, dir.path().to_str().unwrap()]);
     let mut workers: Vec<Worker> = kinds.iter().map(start).collect();
     workers
         .iter_mut()
         .for_each(|worker| drop(worker.expect("ready")));
     for round in 0..rounds {
+        rustix::fs::flock(&gate, FlockOperation::LockExclusive).unwrap();
         for worker in &mut workers {
             worker.tell(&round.to_string());
             worker.expect("waiting");
         }
-        std::fs::write(dir.path().join(format!("{round}.go")), "").unwrap();
+        workers
+            .iter()
+            .for_each(|worker| wait_until_blocked(worker.pid()));
+        rustix::fs::flock(&gate, FlockOperation::Unlock).unwrap();
         let said: Vec<String> = workers.iter_mut().map(|worker| worker.expect("")).collect();
         check(&dir.path().join(round.to_string()), &said);
     }
