@@ -180,7 +180,8 @@ impl Dirs {
             Err(err) => {
                 assert!(self.is_in_use(key), "{err:?}");
                 let kind = err.kind();
-                let in_use = matches!(inner, Inner::Replace(_)) && self.is_leased(key);
+                let is_ours = self.is_leased(key) || self.is_inherited(key);
+                let in_use = matches!(inner, Inner::Replace(_)) && is_ours;
                 let expected = if in_use {
                     ErrorKind::InUse
                 } else {

@@ -44,8 +44,11 @@ impl Files {
     }
 
     pub(super) fn set(&mut self, key: Key, body: &Body) {
+        let place = self.place(key, None);
         let set = caught(|| self.store.set(&key, |writer| body.run(writer)));
         match (body.expected(), set) {
+            // What is in the way is seen before the closure runs.
+            (_, Some(Err(err))) if place != Place::Free => assert!(is_in_the_way(&err)),
             (Expected::Panics, None) => {}
             (Expected::Fails(kind), Some(Err(err))) => check_failed(&err, kind, body),
             (Expected::Published(bytes), Some(set)) => self.check_set(key, bytes, set),
