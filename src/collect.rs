@@ -180,9 +180,25 @@ fn sweep_into(root: &Arc<Root>, report: &mut GcReport) -> Result<()> {
     // The deepest first. What is not empty stays, whoever filled it meanwhile.
     directories.sort_by_key(|path| std::cmp::Reverse(path.components().count()));
     for path in directories {
-        let _ = root.dir.rmdir(path);
+        let _ = remove_if_empty(root, path); // what cannot be removed stays
     }
     Ok(())
+}
+
+/// Removes a directory that was on the way to entries when it was found. By now it may be gone, and a
+/// tree in its place, which somebody leases and which may be empty too.
+fn remove_if_empty(root: &Root, path: PathBuf) -> io::Result<()> {
+    if root.kind == StoreKind::Dirs {
+        // As long as a directory is open no other has its identity: one that is there before and
+        // after these looks was there throughout, and a tree would have been marked.
+        let dir = root.dir.open_dir(&path)?;
+        let entry = EntryPath::checked(path.clone())?;
+        let is_tree = presence::is_marked(root, &entry)? || presence::is_inside(root, &entry)?;
+        if is_tree || root.dir.stat(&path)?.id != dir.stat(".")?.id {
+            return Ok(());
+        }
+    }
+    root.dir.rmdir(path)
 }
 
 fn sweep_beside(root: &Arc<Root>, entry: &EntryPath, report: &mut GcReport) -> Result<()> {
@@ -199,6 +215,8 @@ fn sweep_beside(root: &Arc<Root>, entry: &EntryPath, report: &mut GcReport) -> R
 /// a store of files, of any.
 fn take_beside(root: &Arc<Root>, entry: &EntryPath) -> Result<bool> {
     let is_needed = || match presence::look(root, entry) {
+        // The directory that it was found in may be gone by now, and a tree in its place.
+        Ok(_) if presence::is_inside(root, entry)? => Ok(true),
         Ok(seen) => Ok(matches!(seen, Seen::Tree { .. })),
         // What is there instead is reported by itself. What is beside it stays until it is gone.
         Err(err) if err.kind() == ErrorKind::Corrupt => Ok(true),

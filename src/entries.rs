@@ -300,6 +300,9 @@ pub(crate) fn describe(root: &Root, entry: &EntryPath) -> Result<Option<Entry>> 
         label: None,
     };
     if root.kind == StoreKind::Dirs {
+        if presence::is_inside(root, entry)? {
+            return Ok(None); // a tree took the place of the directory that it was found in
+        }
         let beside = sidecar::beside(root, entry).reading("look at an entry", at)?;
         if beside.as_ref().is_some_and(|beside| beside.dead) {
             return Ok(None);

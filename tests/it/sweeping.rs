@@ -167,6 +167,57 @@ fn nothing_in_a_leased_tree_is_swept_while_trees_come_and_go() {
     assert_eq!(store.clear().unwrap().kept.len(), 40);
 }
 
+/// A sweep notes the directories that are no entries, and removes at its end those that are empty. By
+/// then there may be a leased tree instead, which may be empty, or have an empty directory.
+#[test]
+fn what_was_no_entry_may_be_a_leased_tree_when_it_is_swept() {
+    let dir = tempdir();
+    let store = open(dir.path());
+    for n in 0..100 {
+        // So that there is some time between the beginning and the end of a sweep.
+        std::fs::create_dir_all(dir.path().join(format!("{n}/busy"))).unwrap();
+        std::fs::write(dir.path().join(format!("{n}/busy/text")), "").unwrap();
+    }
+    let base = dir.path().to_str().unwrap();
+    let mut sweeper = Worker::start(SWEEP, &[base]);
+    sweeper.expect("ready");
+    sweeper.tell("go");
+    let mut leased: VecDeque<(bool, DirLease)> = VecDeque::new();
+    let mut published = 0;
+    for n in (0..2 * LEASED).cycle() {
+        if !sweeper.is_silent() {
+            break;
+        }
+        if leased.len() == LEASED {
+            let (is_empty, lease) = leased.pop_front().unwrap();
+            is_whole(&lease, is_empty);
+        }
+        let (name, is_empty) = (format!("tree-{n}"), n % 2 == 0);
+        if let Err(err) = store.remove(&Flat(&name)) {
+            assert_eq!(err.kind(), ErrorKind::InUse, "{err}"); // it is being cleared
+            continue;
+        }
+        // The sweep may be faster with each of them.
+        let below = dir.path().join(&name).join("target/debug");
+        let _ = std::fs::create_dir_all(&below);
+        thread::yield_now();
+        for path in below.ancestors().take(3) {
+            let _ = std::fs::remove_dir(path);
+        }
+        let lease = store.get_or_set(&Flat(&name), |tree| match is_empty {
+            true => Ok(()),
+            false => looks_like_a_store(tree),
+        });
+        leased.push_back((is_empty, lease.unwrap()));
+        published += 1;
+    }
+    for (is_empty, lease) in leased {
+        is_whole(&lease, is_empty);
+    }
+    sweeper.wait();
+    assert!(published > 20, "only {published} trees");
+}
+
 struct SetOnDrop<'a>(&'a AtomicBool);
 
 impl Drop for SetOnDrop<'_> {
