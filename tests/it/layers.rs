@@ -202,8 +202,8 @@ fn die_at(role: &str, args: &[&str]) {
 
 /// A tree of a lower layer cannot be renamed, so it is deleted where it stands. A kill in the middle
 /// left a part of it, which was then taken for the tree.
-fn killed_everywhere(role: &str, after: Option<&str>) {
-    if !is_root(role) {
+fn killed_everywhere(test: &str, role: &str, after: Option<&str>) {
+    if !is_root(test) {
         return;
     }
     let lower = in_memory();
@@ -274,17 +274,29 @@ fn examine(base: &Path, whole: &BTreeSet<String>, sweeps_first: bool) {
 
 #[test]
 fn a_removal_of_a_lower_tree_is_killed_at_every_call() {
-    killed_everywhere(REMOVE, None);
+    killed_everywhere(
+        "a_removal_of_a_lower_tree_is_killed_at_every_call",
+        REMOVE,
+        None,
+    );
 }
 
 #[test]
 fn a_clear_of_a_lower_tree_is_killed_at_every_call() {
-    killed_everywhere(CLEAR, None);
+    killed_everywhere(
+        "a_clear_of_a_lower_tree_is_killed_at_every_call",
+        CLEAR,
+        None,
+    );
 }
 
 #[test]
 fn a_replacement_of_a_lower_tree_is_killed_at_every_call() {
-    killed_everywhere(REPLACE, Some("new"));
+    killed_everywhere(
+        "a_replacement_of_a_lower_tree_is_killed_at_every_call",
+        REPLACE,
+        Some("new"),
+    );
 }
 
 // --- no statx ---
