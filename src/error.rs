@@ -52,12 +52,16 @@ pub enum ErrorKind {
     /// The directory is not a store that this program may use as asked. Nothing was touched.
     FormatMismatch,
     /// The caller's closure failed; its error is the cause, and [`Error::downcast_ref`] reaches it.
+    ///
+    /// That can be an error of this crate, when the closure used a store itself:
+    /// `err.downcast_ref::<larder::Error>()` then tells, for example, that a wait in it was cancelled.
     Compute,
     /// A value has another length than was stated. Nothing was published.
     SizeMismatch,
-    /// A value has another digest than was stated. Nothing was published.
+    /// A value has another digest than was stated. Nothing was published. (No call states digests yet.)
     DigestMismatch,
-    /// What is on disk at the key's path is not what the store put there.
+    /// What is on disk at the key's path is not what the store put there: something foreign, or what
+    /// belongs to another key, where one key's path is a directory on the way to another's.
     Corrupt,
     /// This store, or this platform, cannot do what was asked.
     Unsupported,

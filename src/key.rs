@@ -32,10 +32,14 @@ const NEST_DEPTH: usize = 3;
 ///
 /// impl PathKey for Wheel {
 ///     fn key(&self) -> PathBuf {
-///         ["wheels", &self.name, &self.version].iter().collect()
+///         // Names of packages and versions have no slash in them, and are not empty.
+///         PathBuf::from(format!("wheels/{}/{}", self.name, self.version))
 ///     }
 /// }
 /// ```
+///
+/// Different keys must give different paths. Where the parts come from users, hash them: `a/1` and `2`
+/// would otherwise be at the same path as `a` and `1/2`.
 ///
 /// The store checks the path before it uses it for anything: it must be relative and made of normal
 /// components (no `..`, no `.`, no doubled or trailing slash, no NUL), each of at most 240 bytes and
@@ -48,8 +52,8 @@ pub trait PathKey {
     /// The value's path, relative to the store's base directory.
     fn key(&self) -> PathBuf;
 
-    /// What to call this key when talking to people: in the lock's record, which waiters see, and in
-    /// listings. `None` by default. It is never made from the key by itself, because a key may be a
+    /// What to call this key when talking to people: in the lock's record, which waiters see, in
+    /// errors, and in the listings of a store of directories. `None` by default. It is never made from the key by itself, because a key may be a
     /// secret. It is no part of the key's identity.
     fn label(&self) -> Option<Cow<'_, str>> {
         None
@@ -126,7 +130,8 @@ impl<K: PathKey> PathKey for Labelled<K> {
 
 /// The digest of an artifact, with the name of its algorithm: `sha256=<hex>`.
 ///
-/// As a key it is placed by the digest itself, below a directory named after the algorithm.
+/// As a key it is placed by the digest itself, below a directory named after the algorithm. It only says
+/// where a value goes: that the bytes have this digest is for the closure to check.
 ///
 /// ```
 /// use larder::{ArtifactHash, PathKey};

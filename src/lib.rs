@@ -38,8 +38,8 @@
 //!   becomes of its key; a [`DirLease`] keeps its tree for as long as it lives.
 //! - **Explainable waits.** Who waits can be told for whom ([`KVFileStore::with_on_wait`]), give up at
 //!   a deadline ([`Wait`]), or be stopped from another thread ([`CancelToken`]).
-//! - **No residue.** A process that ends in good order leaves nothing but values; what killed ones
-//!   leave, [`KVFileStore::sweep`] takes.
+//! - **No residue.** A process that ends in good order leaves values, and beside each tree its lock file
+//!   and sidecar; what killed ones leave, [`KVFileStore::sweep`] takes. Nothing sweeps by itself.
 //!
 //! # What it does not do
 //!
@@ -47,6 +47,8 @@
 //!   a path written down somewhere protects nothing.
 //! - Only a closure that asks on its own thread for its own key is told that this would deadlock.
 //!   Cycles over several keys or processes wait for ever, unless a [`Wait::Timeout`] ends them.
+//! - A failure is not shared: when a closure fails, each of those who waited runs its own, one after
+//!   another. A [`Wait::Timeout`] bounds that.
 //! - `flock` is not fair: readers whose leases overlap without end can keep a
 //!   [`replace`](KVDirStore::replace) waiting without end.
 //! - A process that forked without `exec` keeps its parent's locks and leases alive.

@@ -294,7 +294,9 @@ impl KVDirStore {
 
     /// All entries, in no order, as they are found. Being listed does not count as a use.
     ///
-    /// What is published or removed while the iteration goes on may or may not be seen.
+    /// What is published or removed while the iteration goes on may or may not be seen. An
+    /// [`Entry`](crate::Entry) is a key, of whatever is there when it is used. There is an example at
+    /// [`KVFileStore::entries`](crate::KVFileStore::entries).
     pub fn entries(&self) -> Entries {
         Entries::new(&self.root)
     }
@@ -312,6 +314,9 @@ impl KVDirStore {
 
     /// Removes what dead processes left behind: staged trees, trees half deleted, lock files, empty
     /// directories. Nothing that a live process uses, and no entry.
+    ///
+    /// It walks the whole store, so it is for now and then. Nothing sweeps by itself, but for
+    /// [`clear`](Self::clear).
     ///
     /// # Errors
     ///

@@ -48,7 +48,8 @@ impl Batch {
     ///
     /// # Errors
     ///
-    /// As [`KVFileStore::set`](crate::KVFileStore::set). What was staged before stays staged.
+    /// As [`KVFileStore::set`](crate::KVFileStore::set). What was staged before stays staged: go on
+    /// without this one, or drop the batch.
     pub fn set<K: PathKey + ?Sized>(
         &mut self,
         key: &K,

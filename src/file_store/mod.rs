@@ -149,7 +149,8 @@ impl KVFileStore {
     ///
     /// Others who ask for the key meanwhile wait and get the same value. If the closure fails or
     /// panics, or its process is killed, nothing is published and one of those who wait goes on.
-    /// The store's durability decides what the value survives.
+    /// The store's durability decides what the value survives. The writer appends; to seek, use
+    /// [`lock`](Self::lock) and [`KVFileLock::begin`].
     ///
     /// # Errors
     ///
@@ -215,6 +216,9 @@ impl KVFileStore {
     /// Takes the key's lock, exclusively, and waits for it as this view of the store waits. While it
     /// is held nobody else computes, replaces or removes the value; readers are not hindered.
     ///
+    /// Who holds it already, on whichever thread, waits for himself: only a closure that asks for its
+    /// own key is told [`WouldDeadlock`](crate::ErrorKind::WouldDeadlock).
+    ///
     /// # Errors
     ///
     /// [`Busy`](crate::ErrorKind::Busy), [`Cancelled`](crate::ErrorKind::Cancelled),
@@ -260,6 +264,10 @@ impl KVFileStore {
 
     /// Removes a value. `false` if there was none. Readers that have it open keep it.
     ///
+    /// It waits for the key's lock as this view of the store waits; who removes many does not want to
+    /// wait behind a download, and uses [`Wait::TryOnce`]. The key's value of the moment is removed, even
+    /// if it is newer than what the caller has seen.
+    ///
     /// # Errors
     ///
     /// As [`lock`](Self::lock).
@@ -290,7 +298,32 @@ impl KVFileStore {
 
     /// All entries, in no order, as they are found. Being listed does not count as a use.
     ///
-    /// What is published or removed while the iteration goes on may or may not be seen.
+    /// What is published or removed while the iteration goes on may or may not be seen. An
+    /// [`Entry`](crate::Entry) is a key, of whatever is there when it is used.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let store = larder::KVFileStore::new(dir.path())?;
+    /// use std::time::{Duration, SystemTime};
+    /// use larder::{ErrorKind, Wait};
+    ///
+    /// // Remove what was not used for 30 days. The time of the last use is only as exact as
+    /// // `touch_after`, an hour by default.
+    /// let old = SystemTime::now() - Duration::from_secs(30 * 24 * 60 * 60);
+    /// let without_waiting = store.with_wait(Wait::TryOnce);
+    /// for entry in store.entries() {
+    ///     let entry = entry?;
+    ///     if entry.last_used().is_some_and(|used| used < old) {
+    ///         match without_waiting.remove(&entry) {
+    ///             Err(err) if err.kind() == ErrorKind::Busy => {} // somebody is at it
+    ///             removed => drop(removed?),
+    ///         }
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn entries(&self) -> Entries {
         Entries::new(&self.root)
     }
@@ -307,6 +340,9 @@ impl KVFileStore {
 
     /// Removes what dead processes left behind: staged values, lock files, empty directories.
     /// Nothing that a live process uses, and no value.
+    ///
+    /// It walks the whole store, so it is for now and then. Nothing sweeps by itself, but for
+    /// [`clear`](Self::clear).
     ///
     /// # Errors
     ///

@@ -137,7 +137,8 @@ impl Root {
                     &self.path,
                     format!(
                         "it has {:?} but no marker, so it may be a store whose marker was lost; \
-                         remove it, or remove that name and say adopt(true)",
+                         delete the whole directory if it is only a cache, or delete {0:?} and say \
+                         adopt(true) if its values are plain files or trees",
                         found.name.to_string_lossy()
                     ),
                 ));
