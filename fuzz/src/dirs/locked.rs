@@ -25,6 +25,9 @@ impl Dirs {
                 assert!(how != How::IfExists || self.is_there(key));
                 assert_eq!(&*lock, self.path(key));
                 assert_eq!(lock.exists(), self.is_there(key));
+                // Who has the lock has taken away what is left of an earlier tree.
+                self.stray.remove(&key);
+                self.dead.remove(&key);
                 Some(lock)
             }
             Ok(None) => {
@@ -80,7 +83,8 @@ impl Dirs {
             }
             Then::Remove => {
                 // What counts as absent is taken away all the same.
-                let there = self.model.remove(&key).is_some() | self.dead.remove(&key).is_some();
+                let there = self.model.remove(&key).is_some();
+                self.dead.remove(&key);
                 self.stray.remove(&key);
                 assert_eq!(lock.remove().unwrap(), there);
             }
