@@ -1,0 +1,44 @@
+//! What larder promises, tried from outside: real processes, real file systems, real kills.
+//!
+//! Each module is one way to try, with a fault that it was seen to find in `faults/`. All end with
+//! status 0 when every promise held, and otherwise with a sentence that says which did not, and the
+//! seed to do it again.
+
+mod block_log;
+mod endurance;
+mod history;
+mod power;
+mod system_calls;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(about, disable_help_subcommand = true)]
+struct Arguments {
+    #[command(subcommand)]
+    way: Way,
+}
+
+#[derive(Debug, Subcommand)]
+enum Way {
+    /// Cut the power of a loop-mounted file system under load, and look at what is left
+    Power(power::Options),
+    /// Record every write of a file system under load, and look at what each flush would have left
+    BlockLog(block_log::Options),
+    /// Kill, and fail, a whole process at each of its system calls
+    SystemCalls(system_calls::Options),
+    /// Record what processes do and see at the same time, and look for an order that explains it
+    History(history::Options),
+    /// Do very many operations in one process, and watch its memory and descriptors
+    Endurance(endurance::Options),
+}
+
+fn main() -> anyhow::Result<()> {
+    match Arguments::parse().way {
+        Way::Power(options) => power::run(options),
+        Way::BlockLog(options) => block_log::run(options),
+        Way::SystemCalls(options) => system_calls::run(options),
+        Way::History(options) => history::run(options),
+        Way::Endurance(options) => endurance::run(options),
+    }
+}
