@@ -8,6 +8,7 @@ mod block_log;
 mod endurance;
 mod history;
 mod power;
+mod scratch;
 mod system_calls;
 
 use clap::{Parser, Subcommand};
@@ -29,6 +30,9 @@ enum Way {
     SystemCalls(system_calls::Options),
     /// Record what processes do and see at the same time, and look for an order that explains it
     History(history::Options),
+    /// One of the processes of a history
+    #[command(hide = true)]
+    Process(history::process::Options),
     /// Do very many operations in one process, and watch its memory and descriptors
     Endurance(endurance::Options),
 }
@@ -39,6 +43,7 @@ fn main() -> anyhow::Result<()> {
         Way::BlockLog(options) => block_log::run(options),
         Way::SystemCalls(options) => system_calls::run(options),
         Way::History(options) => history::run(options),
+        Way::Process(options) => history::process::run(&options),
         Way::Endurance(options) => endurance::run(options),
     }
 }

@@ -1,0 +1,195 @@
+//! What a process did and saw, and when: the records that it leaves even when it is killed.
+//!
+//! A record is written by one `write` before an operation and by one after it, to a file that is not
+//! in the store. A kill can cut off the last record, never one in the middle.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::Path;
+
+use rustix::time::{ClockId, clock_gettime};
+
+/// What a key can hold: the number of the operation that wrote it. 0 is no value.
+pub(crate) type Number = u64;
+
+/// What an operation asks for. Each but `Clear` also writes its own number, if it writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asked {
+    Read,
+    Contains,
+    Set,
+    GetOrSet,
+    /// Read and write under one lock.
+    Update,
+    Remove,
+    /// Everything that is not in use goes: this key's value may.
+    Clear,
+}
+
+/// How it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    Done,
+    /// Refused because somebody else was at it: nothing happened.
+    Refused,
+    /// What was read; for `Update`, what was there before.
+    Saw(Number),
+    Bool(bool),
+}
+
+const ASKED: [Asked; 7] = [
+    Asked::Read,
+    Asked::Contains,
+    Asked::Set,
+    Asked::GetOrSet,
+    Asked::Update,
+    Asked::Remove,
+    Asked::Clear,
+];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum What {
+    Begins(Asked),
+    Ends(Answer),
+    /// The process was seen to be gone, so nothing happens after this that had not happened before.
+    Died,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Event {
+    /// Nanoseconds on the clock that all processes share.
+    pub(crate) time: u64,
+    pub(crate) operation: Number,
+    pub(crate) key: u8,
+    pub(crate) what: What,
+}
+
+const LEN: usize = 32;
+
+impl Event {
+    fn encode(&self) -> [u8; LEN] {
+        let (tag, small, number) = match self.what {
+            What::Begins(asked) => (0, asked as u8, 0),
+            What::Ends(Answer::Done) => (1, 0, 0),
+            What::Ends(Answer::Refused) => (2, 0, 0),
+            What::Ends(Answer::Saw(number)) => (3, 0, number),
+            What::Ends(Answer::Bool(truth)) => (4, u8::from(truth), 0),
+            What::Died => unreachable!("the dead write nothing"),
+        };
+        let mut bytes = [0; LEN];
+        bytes[..8].copy_from_slice(&self.time.to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.operation.to_le_bytes());
+        bytes[16..24].copy_from_slice(&number.to_le_bytes());
+        bytes[24..27].copy_from_slice(&[tag, small, self.key]);
+        bytes
+    }
+
+    fn decode(bytes: &[u8; LEN]) -> Option<Event> {
+        let number = |at: usize| {
+            let eight = bytes[at..at + 8].try_into().unwrap_or_default();
+            u64::from_le_bytes(eight)
+        };
+        let what = match bytes[24] {
+            0 => What::Begins(*ASKED.get(usize::from(bytes[25]))?),
+            1 => What::Ends(Answer::Done),
+            2 => What::Ends(Answer::Refused),
+            3 => What::Ends(Answer::Saw(number(16))),
+            4 => What::Ends(Answer::Bool(bytes[25] != 0)),
+            _ => return None,
+        };
+        Some(Event {
+            time: number(0),
+            operation: number(8),
+            key: bytes[26],
+            what,
+        })
+    }
+}
+
+pub(crate) fn now() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
+}
+
+/// Where one process writes what it does.
+#[derive(Debug)]
+pub(crate) struct Recorder {
+    file: File,
+    process: u32,
+    count: u32,
+}
+
+impl Recorder {
+    pub(crate) fn create(path: &Path, process: u32) -> io::Result<Recorder> {
+        Ok(Recorder {
+            file: File::options().append(true).create_new(true).open(path)?,
+            process,
+            count: 0,
+        })
+    }
+
+    /// A number that no other operation has.
+    pub(crate) fn next(&mut self) -> Number {
+        self.count += 1;
+        u64::from(self.process) << 32 | u64::from(self.count)
+    }
+
+    pub(crate) fn begins(&mut self, operation: Number, key: u8, asked: Asked) -> io::Result<()> {
+        self.write(operation, key, What::Begins(asked))
+    }
+
+    pub(crate) fn ends(&mut self, operation: Number, key: u8, answer: Answer) -> io::Result<()> {
+        self.write(operation, key, What::Ends(answer))
+    }
+
+    fn write(&mut self, operation: Number, key: u8, what: What) -> io::Result<()> {
+        let time = now();
+        let event = Event {
+            time,
+            operation,
+            key,
+            what,
+        };
+        self.file.write_all(&event.encode())
+    }
+}
+
+/// What a process has written, and for what it did not end, that it died at `died`.
+pub(crate) fn recorded(path: &Path, died: u64) -> anyhow::Result<Vec<Event>> {
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        // Killed before it did anything.
+        Err(err) if err.kind() == io::ErrorKind::NotFound => Vec::new(),
+        Err(err) => return Err(err.into()),
+    };
+    let mut events = Vec::with_capacity(bytes.len() / LEN);
+    let mut unfinished: Vec<(Number, u8)> = Vec::new();
+    for bytes in bytes.as_chunks::<LEN>().0 {
+        let event = Event::decode(bytes)
+            .ok_or_else(|| anyhow::anyhow!("{}: a record nobody wrote", path.display()))?;
+        let this = (event.operation, event.key);
+        match event.what {
+            What::Begins(_) => unfinished.push(this),
+            What::Ends(_) | What::Died => unfinished.retain(|that| *that != this),
+        }
+        events.push(event);
+    }
+    events.extend(unfinished.into_iter().map(|(operation, key)| Event {
+        time: died,
+        operation,
+        key,
+        what: What::Died,
+    }));
+    Ok(events)
+}
+
+/// In the order of time. Of what happened in the same nanosecond, beginnings come first: then the two
+/// overlap, and either order of them is allowed.
+pub(crate) fn sort(events: &mut [Event]) {
+    events.sort_by_key(|event| (event.time, !matches!(event.what, What::Begins(_))));
+}
+
+/// How many operations have about ended, from what was read and from how many bytes were not yet.
+pub(crate) fn operations(events: usize, bytes: u64) -> u64 {
+    (events as u64 + bytes / LEN as u64) / 2
+}

@@ -1,0 +1,309 @@
+//! Histories: what processes did and saw at the same time, while any of them was killed at any moment,
+//! must be what one after the other could have done and seen.
+
+mod content;
+mod event;
+mod linear;
+pub(crate) mod process;
+
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use larder::Durability;
+
+use event::{Answer, Asked, Event, What};
+
+/// What can be chosen.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// Ends after so many operations
+    #[arg(long, default_value_t = 100_000)]
+    operations: u64,
+    /// How many processes run at a time
+    #[arg(long, default_value_t = 6)]
+    processes: usize,
+    /// How many keys each store has
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..100))]
+    keys: u8,
+    /// One process is killed every so many milliseconds, on average
+    #[arg(long, default_value_t = 3)]
+    kill_every_ms: u64,
+    /// What the stores promise; a kill may not matter to any
+    #[arg(long, default_value = "none")]
+    durability: Promise,
+    /// To repeat the same choices; the kills fall elsewhere all the same
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Where the stores are made [default: TMPDIR, or memory]
+    #[arg(long)]
+    scratch: Option<PathBuf>,
+}
+
+/// [`Durability`], on the command line.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum Promise {
+    None,
+    Data,
+    Full,
+}
+
+impl From<Promise> for Durability {
+    fn from(promise: Promise) -> Durability {
+        match promise {
+            Promise::None => Durability::None,
+            Promise::Data => Durability::Data,
+            Promise::Full => Durability::Full,
+        }
+    }
+}
+
+pub(crate) fn run(options: Options) -> anyhow::Result<()> {
+    let seed = options.seed.unwrap_or_else(|| fastrand::u64(..));
+    let scratch = crate::scratch::directory(options.scratch.as_deref())?;
+    let began = Instant::now();
+    let (mut events, kills) = record(&options, seed, scratch.path())?;
+    let recorded = began.elapsed();
+    let last = look(&options, scratch.path(), &mut events)?;
+    event::sort(&mut events);
+    for key in 0..2 * options.keys {
+        let of_key: Vec<Event> = events.iter().filter(|e| e.key == key).copied().collect();
+        if let Err(violation) = linear::check(&of_key) {
+            let kept = scratch.keep();
+            bail!(
+                "seed {seed}: key {key}: {violation}\nthe stores are kept in {}",
+                kept.display()
+            );
+        }
+    }
+    let ended = count(&events, |what| matches!(what, What::Ends(_)));
+    println!(
+        "history: seed {seed}: {ended} operations of {} processes on {} keys in {:.1} s, {kills} of \
+         them killed, {} in the middle of an operation; {} computed once, {} refused; every key's \
+         history has an order that explains it ({:.1} s); {last} keys hold a value at the end",
+        options.processes + kills,
+        2 * options.keys,
+        recorded.as_secs_f64(),
+        count(&events, |what| what == What::Died),
+        computed(&events),
+        count(&events, |what| what == What::Ends(Answer::Refused)),
+        (began.elapsed() - recorded).as_secs_f64(),
+    );
+    Ok(())
+}
+
+fn count(events: &[Event], which: impl Fn(What) -> bool) -> usize {
+    events.iter().filter(|event| which(event.what)).count()
+}
+
+/// How often somebody asked for a value and had to make it.
+fn computed(events: &[Event]) -> usize {
+    let made = events
+        .iter()
+        .filter(|event| event.what == What::Ends(Answer::Saw(event.operation)));
+    made.count()
+}
+
+/// One that runs, and where it records.
+struct Running {
+    child: Child,
+    record: PathBuf,
+}
+
+impl Running {
+    fn start(options: &Options, seed: u64, dir: &Path, process: u32) -> anyhow::Result<Running> {
+        let record = dir.join(format!("record-{process}"));
+        let mut command = Command::new(std::env::current_exe()?);
+        command
+            .arg("process")
+            .args(["--process", &process.to_string()])
+            .args(["--keys", &options.keys.to_string()])
+            .args(["--seed", &seed.wrapping_add(u64::from(process)).to_string()])
+            .args([
+                "--durability",
+                &format!("{:?}", options.durability).to_lowercase(),
+            ])
+            .arg("--stores")
+            .arg(dir)
+            .arg("--record")
+            .arg(&record)
+            .stdin(Stdio::null())
+            .stderr(Stdio::null());
+        let child = command.spawn().context("starting a process")?;
+        Ok(Running { child, record })
+    }
+
+    /// What it has done up to its death, which this brings about.
+    fn kill(&mut self) -> anyhow::Result<Vec<Event>> {
+        self.child.kill()?;
+        let status = self.child.wait()?;
+        // It may have been killed while it was telling.
+        match std::fs::read_to_string(process::violation(&self.record)) {
+            Ok(violation) => bail!("{violation}"),
+            Err(_) => ensure!(
+                status.signal() == Some(9),
+                "a process ended by itself, {status}"
+            ),
+        }
+        event::recorded(&self.record, event::now())
+    }
+
+    /// How much it has recorded, in bytes.
+    fn recorded(&self) -> u64 {
+        std::fs::metadata(&self.record).map_or(0, |meta| meta.len())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Lets them run, and kills one after the other, and in the end all; what they have recorded, and how
+/// many were killed before the end.
+fn record(options: &Options, seed: u64, dir: &Path) -> anyhow::Result<(Vec<Event>, usize)> {
+    ensure!((2..=16).contains(&options.processes), "2 to 16 processes");
+    let mut random = fastrand::Rng::with_seed(seed);
+    // Made before anybody is killed: what a killed opening leaves is tried elsewhere.
+    process::file_store(dir, options.durability.into())?;
+    process::tree_store(dir, options.durability.into())?;
+    let mut next = 0;
+    let mut start = || {
+        next += 1;
+        Running::start(options, seed, dir, next)
+    };
+    let mut running = (0..options.processes)
+        .map(|_| start())
+        .collect::<anyhow::Result<Vec<Running>>>()?;
+    let mut events = Vec::new();
+    let mut kills = 0;
+    let mut progress = Progress::new();
+    loop {
+        let pause = random.u64(0..=2 * options.kill_every_ms * 1000);
+        std::thread::sleep(Duration::from_micros(pause));
+        let going = running.iter().map(Running::recorded).sum::<u64>();
+        let done = event::operations(events.len(), going);
+        progress.look(done)?;
+        if done >= options.operations {
+            break;
+        }
+        let victim = random.usize(0..running.len());
+        events.append(
+            &mut running[victim]
+                .kill()
+                .with_context(|| format!("seed {seed}"))?,
+        );
+        kills += 1;
+        running[victim] = start()?;
+    }
+    for one in &mut running {
+        events.append(&mut one.kill().with_context(|| format!("seed {seed}"))?);
+    }
+    Ok((events, kills))
+}
+
+/// Whether anything still goes on.
+struct Progress {
+    done: u64,
+    at: Instant,
+}
+
+impl Progress {
+    fn new() -> Progress {
+        let at = Instant::now();
+        Progress { done: 0, at }
+    }
+
+    fn look(&mut self, done: u64) -> anyhow::Result<()> {
+        if done > self.done {
+            *self = Progress {
+                done,
+                ..Progress::new()
+            };
+        }
+        let stuck = self.at.elapsed() > process::DEADLINE;
+        ensure!(!stuck, "nothing has ended for {:?}", process::DEADLINE);
+        Ok(())
+    }
+}
+
+/// After everybody is gone: each key is read once more, as a part of its history; nothing is left over,
+/// and the listing is what the reads say. Returns how many keys have a value.
+fn look(options: &Options, dir: &Path, events: &mut Vec<Event>) -> anyhow::Result<usize> {
+    let files = process::file_store(dir, options.durability.into())?;
+    let trees = process::tree_store(dir, options.durability.into())?;
+    files.sweep()?;
+    trees.sweep()?;
+    let mut present = [0, 0];
+    for key in 0..2 * options.keys {
+        let name = process::name(key % options.keys);
+        let began = event::now();
+        let seen = if key < options.keys {
+            let bytes = files.read(&name)?;
+            bytes.map(|bytes| content::number(&bytes)).transpose()?
+        } else {
+            let lease = trees.get(&name)?;
+            lease.map(|tree| content::tree_number(&tree)).transpose()?
+        };
+        present[usize::from(key >= options.keys)] += usize::from(seen.is_some());
+        let operation = u64::from(u32::MAX) << 32 | u64::from(key);
+        let answer = What::Ends(Answer::Saw(seen.unwrap_or(0)));
+        for (time, what) in [(began, What::Begins(Asked::Read)), (event::now(), answer)] {
+            events.push(Event {
+                time,
+                operation,
+                key,
+                what,
+            });
+        }
+    }
+    let listed = [files.entries().count(), trees.entries().count()];
+    ensure!(
+        listed == present,
+        "listed {listed:?}, read {present:?} (files, trees)"
+    );
+    for (store, values) in ["files", "trees"].iter().zip(present) {
+        left_over(&dir.join(store), values)?;
+    }
+    Ok(present.iter().sum())
+}
+
+/// After a sweep there is for each file a name, and for each tree three.
+fn left_over(base: &Path, values: usize) -> anyhow::Result<()> {
+    let in_tmp = std::fs::read_dir(base.join("tmp"))?.count();
+    ensure!(
+        in_tmp == 0,
+        "{in_tmp} names left in {}",
+        base.join("tmp").display()
+    );
+    let names = if base.ends_with("trees") { 3 } else { 1 };
+    let mut found = 0;
+    for shard in shards(base, 3)? {
+        found += std::fs::read_dir(shard)?.count();
+    }
+    ensure!(
+        found == values * names,
+        "{}: {found} names for {values} values",
+        base.display()
+    );
+    Ok(())
+}
+
+/// The directories of one-character names, so deep.
+fn shards(dir: &Path, depth: usize) -> anyhow::Result<Vec<PathBuf>> {
+    if depth == 0 {
+        return Ok(vec![dir.to_owned()]);
+    }
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_name().len() == 1 {
+            found.append(&mut shards(&entry.path(), depth - 1)?);
+        }
+    }
+    Ok(found)
+}
