@@ -1,7 +1,180 @@
+//! Endurance: after very many operations of every kind, a process has the descriptors, the memory and
+//! the threads that it had after the first of them.
+
+use std::io::Write;
+use std::panic::AssertUnwindSafe;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use larder::{Durability, ErrorKind, KVDirStore, KVFileStore, StoreOptions, Wait};
+
 /// What can be chosen.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Options {}
+pub(crate) struct Options {
+    /// Ends after so many
+    #[arg(long, default_value_t = 1_000_000)]
+    operations: u64,
+    /// To repeat the same choices
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Where the stores are made [default: TMPDIR, or memory]
+    #[arg(long)]
+    scratch: Option<PathBuf>,
+}
 
-pub(crate) fn run(_options: Options) -> anyhow::Result<()> {
-    anyhow::bail!("not there yet")
+/// So many keys in each store: after a tenth of the operations all of them were in use.
+const KEYS: u64 = 200;
+
+/// What the allocator may keep more of at the end than after a tenth of the way.
+const SLACK_BYTES: u64 = 512 << 10;
+
+pub(crate) fn run(options: Options) -> anyhow::Result<()> {
+    let seed = options.seed.unwrap_or_else(|| fastrand::u64(..));
+    let scratch = crate::scratch::directory(options.scratch.as_deref())?;
+    let began = Instant::now();
+    let store = StoreOptions::new().durability(Durability::None);
+    let mut work = Work {
+        files: store.open_file_store(scratch.path().join("files"))?,
+        trees: store.open_dir_store(scratch.path().join("trees"))?,
+        random: fastrand::Rng::with_seed(seed),
+        refused: 0,
+    };
+    let warm = options.operations / 10;
+    let mut early = Usage::now()?;
+    for done in 0..options.operations {
+        if done == warm {
+            early = Usage::now()?;
+        }
+        work.step()
+            .with_context(|| format!("seed {seed}, operation {done}"))?;
+    }
+    let late = Usage::now()?;
+    ensure!(
+        late.descriptors == early.descriptors && late.threads == early.threads,
+        "seed {seed}: from {early:?} to {late:?}"
+    );
+    ensure!(
+        late.resident_bytes <= early.resident_bytes + SLACK_BYTES,
+        "seed {seed}: memory went up: from {early:?} to {late:?}"
+    );
+    println!(
+        "endurance: seed {seed}: {} operations in {:.0} s, {} of them refused or failed on purpose; \
+         after a tenth {early:?}, at the end {late:?}",
+        options.operations,
+        began.elapsed().as_secs_f64(),
+        work.refused,
+    );
+    Ok(())
+}
+
+/// What this process has of what can leak.
+#[derive(Debug)]
+struct Usage {
+    descriptors: usize,
+    threads: usize,
+    resident_bytes: u64,
+}
+
+impl Usage {
+    fn now() -> anyhow::Result<Usage> {
+        let status = std::fs::read_to_string("/proc/self/status")?;
+        let resident = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"))
+            .context("no VmRSS in /proc/self/status")?;
+        Ok(Usage {
+            descriptors: std::fs::read_dir("/proc/self/fd")?.count(),
+            threads: std::fs::read_dir("/proc/self/task")?.count(),
+            resident_bytes: resident.trim().parse::<u64>()? << 10,
+        })
+    }
+}
+
+struct Work {
+    files: KVFileStore,
+    trees: KVDirStore,
+    random: fastrand::Rng,
+    refused: u64,
+}
+
+impl Work {
+    fn step(&mut self) -> anyhow::Result<()> {
+        let key = self.random.u64(0..KEYS).to_le_bytes();
+        let bytes = vec![7; self.random.usize(0..5000)];
+        let fill = |w: &mut larder::ValueWriter| Ok(w.write_all(&bytes)?);
+        let plant = |tree: &Path| Ok(std::fs::write(tree.join("a"), &bytes)?);
+        let files = &self.files;
+        match self.random.u32(0..1000) {
+            0..250 => drop(files.get(&key)?),
+            250..350 => drop(files.read(&key)?),
+            350..450 => drop(files.get_or_set(&key, fill)?),
+            450..550 => drop(files.set(&key, fill)?),
+            550..650 => drop(files.remove(&key)?),
+            650..680 => {
+                let lock = files.lock(&key)?;
+                drop(lock.reader()?);
+                let mut write = lock.begin()?;
+                write.write_all(&bytes)?;
+                if self.random.bool() {
+                    write.commit()?;
+                }
+            }
+            680..700 => {
+                let mut batch = files.batch();
+                batch.set(&key, fill)?;
+                if self.random.bool() {
+                    batch.set(b"of all batches", fill)?;
+                }
+                batch.commit()?;
+            }
+            700..760 => drop(self.trees.get(&key)?),
+            760..800 => drop(self.trees.get_or_set(&key, plant)?),
+            800..830 => drop(self.trees.replace(&key, plant)?),
+            830..870 => drop(self.trees.remove(&key)?),
+            870..1000 => self.fail(&key)?,
+            _ => unreachable!("below a thousand"),
+        }
+        Ok(())
+    }
+
+    /// What is refused, fails or is given up may leave no more behind than what succeeds.
+    fn fail(&mut self, key: &[u8]) -> anyhow::Result<()> {
+        self.refused += 1;
+        let kind = match self.random.u32(0..130) {
+            0..40 => kind(self.files.set(key, |_w| bail!("on purpose")))?,
+            40..60 => kind(self.trees.replace(key, |_tree| bail!("on purpose")))?,
+            60..90 => {
+                let _held = self.files.lock(key)?;
+                kind(self.files.with_wait(Wait::TryOnce).lock(key))?
+            }
+            90..100 => {
+                let _held = self.trees.lock(key)?;
+                let wait = Wait::Timeout(Duration::from_micros(300));
+                kind(self.trees.with_wait(wait).lock(key))?
+            }
+            100..110 => {
+                let caught = std::panic::catch_unwind(AssertUnwindSafe(|| {
+                    let panics = |_w: &mut _| std::panic::resume_unwind(Box::new("on purpose"));
+                    self.files.set(key, panics)
+                }));
+                ensure!(caught.is_err(), "a closure's panic did not come through");
+                return Ok(());
+            }
+            _ => {
+                let _lease = self.trees.get_or_set(key, |_tree| Ok(()))?;
+                kind(self.trees.remove(key))?
+            }
+        };
+        let expected = [ErrorKind::Compute, ErrorKind::Busy, ErrorKind::InUse];
+        ensure!(expected.contains(&kind), "{kind:?} was not to be expected");
+        Ok(())
+    }
+}
+
+fn kind<T>(result: larder::Result<T>) -> anyhow::Result<ErrorKind> {
+    match result {
+        Ok(_) => bail!("it was to fail, and did not"),
+        Err(err) => Ok(err.kind()),
+    }
 }
