@@ -173,7 +173,7 @@ impl StagedDir {
 
     /// Moves the staged directory's lock file to another path, over what is there, and makes the
     /// lock on it a shared one. The directory itself must have been renamed away before: from now on
-    /// a sweep may look for it.
+    /// a sweep may look for it, and if it finds it first, this is `NotFound`.
     pub(crate) fn hand_over_lock(&mut self, to: &Path) -> io::Result<(File, FileId)> {
         let lock = self
             .lock
@@ -182,6 +182,11 @@ impl StagedDir {
         let moved = flock::shared(&lock)
             .and_then(|()| sys::fstat(&lock))
             .and_then(|meta| {
+                // One lock may have gone before the other came: one sweep may have taken the file's
+                // name in between, and another made a file of that name, which nobody here holds.
+                if self.root.dir.look(self.lock_path())?.map(|now| now.id) != Some(meta.id) {
+                    return Err(io::ErrorKind::NotFound.into());
+                }
                 self.root.dir.rename(self.lock_path(), to)?;
                 Ok(meta.id)
             });

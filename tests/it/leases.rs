@@ -520,6 +520,29 @@ fn a_lease_that_comes_too_late_leaves_nothing() {
     assert_eq!(listing(store.base()), empty_store());
 }
 
+/// The lock of a staged tree becomes the lease by a change from exclusive to shared, and not every
+/// kernel makes that in one step. Here that is played: between the two, one sweep has taken the lock
+/// file's name, and another has opened a file of that name again. To give *that* the key's name would
+/// leave the lease on a file that nobody finds.
+#[test]
+fn a_lease_is_on_the_lock_file_that_others_find() {
+    let dir = tempdir();
+    let store = open(dir.path());
+    let lock = store.lock(KEY).unwrap();
+    let staged = lock.tempdir().unwrap();
+    fill(staged.path(), "1").unwrap();
+    let lock_file = staged.path().with_extension("lock");
+    std::fs::remove_file(&lock_file).unwrap();
+    std::fs::File::create_new(&lock_file).unwrap();
+
+    let lease = lock.publish(staged).unwrap();
+    assert_eq!(kind(store.remove(KEY)), Some(ErrorKind::InUse));
+    assert_eq!(generation(&lease), "1");
+    drop(lease);
+    assert!(store.remove(KEY).unwrap());
+    assert_eq!(listing(store.base()), empty_store());
+}
+
 /// Whose store is read-only creates no lock file, and takes what it sees without one for a tree that
 /// nobody can take away. It had seen the tree before it waited for who took it away.
 #[test]
