@@ -158,8 +158,9 @@ pub(super) fn take(
         Ok(lease) => Ok(Some(lease)),
         Err(lock) => {
             drop(lock);
-            if create {
-                // The lock file may be one that was created for nothing.
+            if !root.options.read_only {
+                // The lock file may be one that was created for nothing, here or by somebody who
+                // found it busy just now because of this. The last to let it go takes it away.
                 lock::try_exclusive(root, entry, false)?;
             }
             Ok(None)

@@ -543,6 +543,21 @@ fn a_lease_is_on_the_lock_file_that_others_find() {
     assert_eq!(listing(store.base()), empty_store());
 }
 
+/// A reader that holds the lock shared for a moment keeps others from taking its file away, so it does
+/// that itself, although it did not create it.
+#[test]
+fn who_leases_nothing_takes_the_lock_file_away() {
+    let dir = tempdir();
+    let store = with_tree(dir.path());
+    let tree = store.base().join(tree_path());
+    std::fs::remove_dir_all(&tree).unwrap();
+    std::fs::File::create(tree.with_extension("lock")).unwrap();
+    assert!(store.get(KEY).unwrap().is_none());
+    assert!(!tree.with_extension("lock").exists());
+    assert_eq!(store.sweep().unwrap().swept, 1);
+    assert_eq!(listing(store.base()), empty_store());
+}
+
 /// Whose store is read-only creates no lock file, and takes what it sees without one for a tree that
 /// nobody can take away. It had seen the tree before it waited for who took it away.
 #[test]
