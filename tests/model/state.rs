@@ -1,0 +1,424 @@
+//! What there is: names, lock files with their `flock`s, and processes.
+
+/// A lock file's identity, and that of a value or tree. Renumbered after each step, so that two states
+/// that differ only in numbers are one.
+pub type Inode = u8;
+pub type Id = u8;
+
+pub const PROCESSES: usize = 3;
+
+/// Names that one process can have in `tmp/` at once: others where sweeps were faster.
+pub const NAMES: usize = 3;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Held {
+    No,
+    Shared,
+    Exclusive,
+}
+
+/// An open file description of a lock file. It is in the table of its process, and goes with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Open {
+    pub inode: Inode,
+    pub held: Held,
+}
+
+/// A value, or a tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Value {
+    pub id: Id,
+    pub is_whole: bool,
+}
+
+/// What has a name in `tmp/`: a staged file, which is its own lock file, or a staged tree with what
+/// stands beside it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Staged {
+    pub lock: Option<Inode>,
+    pub tree: Option<Value>,
+    pub sidecar: Option<Id>,
+}
+
+impl Staged {
+    pub fn is_empty(&self) -> bool {
+        *self == Staged::default()
+    }
+}
+
+/// What a process is to do, in one call of the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Op {
+    /// `get_or_set`
+    GetOrSet,
+    /// `get_or_set` with a closure that fails.
+    Fail,
+    /// `set` of a file.
+    Set,
+    /// `get` of a tree, and the lease held for a while.
+    Get,
+    /// `replace` of a tree.
+    Replace,
+    /// `remove`
+    Remove,
+    /// `clear`, without the sweep that ends it.
+    Clear,
+    /// `sweep`
+    Sweep,
+    /// Nothing: a process less.
+    Idle,
+}
+
+/// How a lock is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Want {
+    pub held: Held,
+    pub waits: bool,
+    pub creates: bool,
+}
+
+/// The next system call of a process, and in which function it stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum At {
+    Begin,
+    Done,
+
+    // lock::exclusive, lock::shared, lock::try_exclusive
+    Open(Want),
+    Flock(Want),
+    Check(Want),
+
+    // lock::exclusive_or
+    TryOpen,
+    TryFlock,
+    TryCheck,
+    WaitShared,
+    CheckShared,
+    LookShared,
+    UnlockShared,
+    QueueOpen,
+    QueueFlock,
+    QueueCheck,
+    LookFree,
+
+    // KeyLock::drop
+    DropLook,
+    DropName,
+    DropUnlink,
+    DropUnlock,
+    /// Only in a mutant.
+    DropUnlinkLate,
+
+    // staging::create_locked, and what follows it
+    StageCreate,
+    StageFlock,
+    StageLook,
+    StageMkdir,
+    Compute,
+    SealSidecar,
+    // StagedFile::drop, StagedDir::drop
+    UnstageAside,
+    UnstageDelete,
+    UnstageSidecar,
+    UnstageLock,
+    UnstageUnlock,
+
+    // KVFileStore
+    FileGet,
+    FileGetLocked,
+    FileRename,
+    FilePublished,
+    FileIsThere,
+    FileUnlink,
+
+    // dir_store::lease::take
+    TakeLook,
+    TakeSidecar,
+    TakeAgain,
+    Leased,
+    // presence::refuse_strangers
+    StrangerLook,
+    StrangerLock {
+        again: bool,
+    },
+    StrangerSidecar {
+        again: bool,
+    },
+    StrangerOpen,
+    StrangerSame,
+    // KVDirStore::get_or_set, publish::has_tree
+    MadeLook,
+    HasTree,
+    HasSidecar,
+    // publish::place_tree, publish::replace_tree
+    PlaceSidecar,
+    PlaceTree,
+    ReplaceSidecar,
+    Exchange,
+    ReplaceAside,
+    ReplacePlace,
+    // StagedDir::hand_over_lock, KeyLock::replaced_by
+    HandUnlock,
+    HandShared,
+    HandLook,
+    HandRename,
+    HandDropOld,
+    /// Only in a mutant.
+    ConvertUnlock,
+    ConvertShared,
+    DeleteDead,
+    // publish::remove_tree
+    RemoveLook,
+    RemoveAside,
+    /// Only in a mutant.
+    RemoveRest,
+    RemoveSidecar,
+    RemoveDelete,
+
+    // collect::sweep_into
+    SweepList,
+    SweepOpen,
+    SweepFlock,
+    SweepCheck,
+    SweepAside,
+    SweepDelete,
+    SweepSidecar,
+    SweepUnlink,
+    SweepUnlock,
+    SweepWalk,
+    SweepNeeded,
+    SweepNeededLocked,
+}
+
+/// What a function that was called returned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Came {
+    Locked,
+    Busy,
+    Absent,
+    /// Somebody else made it, and it was seen under a shared lock.
+    MadeShared,
+    /// Somebody else made it, and it was seen under none.
+    MadeFree,
+    Leased,
+    Yes,
+    No,
+    Done,
+}
+
+/// Where a function that was called returns to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Then {
+    Nothing,
+    EndOfCall,
+    // files
+    FileLocked,
+    SetLocked,
+    UnlinkLocked,
+    // trees
+    TakeLocked,
+    TakeDropped,
+    TakeTidied,
+    TakeAbsent,
+    GetTaken,
+    SetTaken,
+    SetAgain,
+    TreeLocked,
+    SetHasTree,
+    ReplaceTried,
+    ReplaceLocked,
+    PublishHasTree,
+    Published,
+    PublishTaken,
+    HandedOver,
+    NotHandedOver,
+    RemoveLocked,
+    RemoveHasTree,
+    RemoveDropped,
+    // both
+    Staged,
+    UnstagedFailed,
+    SweepLocked,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Process {
+    pub is_alive: bool,
+    pub ops: [Op; 2],
+    pub op: u8,
+    pub at: At,
+    pub stack: [Then; 4],
+    pub depth: u8,
+    /// The key's lock file, open; and the lock file of something staged.
+    pub key: Option<Open>,
+    pub own: Option<Open>,
+    /// How this process believes that it holds the key.
+    pub believes: Held,
+    pub lease: Option<Value>,
+    /// It runs a closure of `get_or_set`, or has run it and has not published yet.
+    pub computes: bool,
+    /// Which of its names it stages at, and whether it knows that it holds that.
+    pub name: u8,
+    pub is_staging: bool,
+    /// Which directory it has opened.
+    pub opened: Option<Id>,
+    /// The names in `tmp/` that a sweep has listed and not looked at yet, a bit for each.
+    pub listed: u16,
+    /// Its names in `tmp/`. They outlive it.
+    pub names: [Staged; NAMES],
+    /// Whether it has a `tmp/dead-…`.
+    pub dead: bool,
+}
+
+impl Process {
+    pub fn new(ops: [Op; 2]) -> Self {
+        Process {
+            is_alive: true,
+            ops,
+            op: 0,
+            at: At::Begin,
+            stack: [Then::Nothing; 4],
+            depth: 0,
+            key: None,
+            own: None,
+            believes: Held::No,
+            lease: None,
+            computes: false,
+            name: 0,
+            is_staging: false,
+            opened: None,
+            listed: 0,
+            names: [Staged::default(); NAMES],
+            dead: false,
+        }
+    }
+
+    pub fn op(&self) -> Op {
+        self.ops
+            .get(usize::from(self.op))
+            .copied()
+            .unwrap_or(Op::Idle)
+    }
+
+    /// Whether the lock file of what it stages has its name still.
+    pub fn has_its_name(&self) -> bool {
+        let own = self.own.map(|own| own.inode);
+        own.is_some() && self.names[usize::from(self.name)].lock == own
+    }
+
+    pub fn has_ended(&self) -> bool {
+        !self.is_alive || self.at == At::Done
+    }
+
+    /// The kernel closes its descriptors, and with them its locks go. The names that it made stay.
+    pub fn die(&mut self) {
+        let computes = self.computes;
+        *self = Process {
+            is_alive: false,
+            at: At::Done,
+            names: self.names,
+            dead: self.dead,
+            ..Process::new([Op::Idle; 2])
+        };
+        // Remembered only to see that it was reached.
+        self.computes = computes;
+    }
+}
+
+/// What must never be done; the first time that it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Wrong {
+    ComputedTwice,
+    RefusedAnEntry,
+    SweptAnEntry,
+    SweptWhatIsStaged,
+    LostWhatItPublished,
+    TooManyNames,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct State {
+    /// At the key's path, and beside it.
+    pub value: Option<Value>,
+    pub sidecar: Option<Id>,
+    pub lock: Option<Inode>,
+    pub processes: [Process; PROCESSES],
+    pub deaths: u8,
+    pub wrong: Option<Wrong>,
+}
+
+impl State {
+    /// Whether the kernel would grant this lock now to an open file description other than those
+    /// that hold it.
+    pub fn is_free(&self, inode: Inode, wanted: Held, but: (usize, bool)) -> bool {
+        let mut held = self
+            .processes
+            .iter()
+            .enumerate()
+            .flat_map(|(p, process)| [(process.key, (p, false)), (process.own, (p, true))]);
+        !held.any(|(open, who)| {
+            who != but
+                && open.is_some_and(|open| {
+                    open.inode == inode
+                        && (open.held == Held::Exclusive
+                            || (open.held == Held::Shared && wanted == Held::Exclusive))
+                })
+        })
+    }
+
+    fn inodes(&mut self) -> impl Iterator<Item = &mut Inode> {
+        let processes = self.processes.iter_mut().flat_map(|process| {
+            let open = [&mut process.key, &mut process.own];
+            let open = open.into_iter().flatten().map(|open| &mut open.inode);
+            let names = process
+                .names
+                .iter_mut()
+                .filter_map(|name| name.lock.as_mut());
+            open.chain(names)
+        });
+        self.lock.iter_mut().chain(processes)
+    }
+
+    fn ids(&mut self) -> impl Iterator<Item = &mut Id> {
+        let processes = self.processes.iter_mut().flat_map(|process| {
+            let names = process.names.iter_mut().flat_map(|name| {
+                let tree = name.tree.as_mut().map(|tree| &mut tree.id);
+                tree.into_iter().chain(name.sidecar.as_mut())
+            });
+            let lease = process.lease.as_mut().map(|value| &mut value.id);
+            names.chain(lease).chain(process.opened.as_mut())
+        });
+        let value = self.value.as_mut().map(|value| &mut value.id);
+        value
+            .into_iter()
+            .chain(self.sidecar.as_mut())
+            .chain(processes)
+    }
+
+    /// An inode number that nothing has.
+    pub fn new_inode(&mut self) -> Inode {
+        self.inodes().map(|inode| *inode + 1).max().unwrap_or(0)
+    }
+
+    pub fn new_id(&mut self) -> Id {
+        self.ids().map(|id| *id + 1).max().unwrap_or(0)
+    }
+
+    /// Numbers what is left from 0, in the order in which it is met.
+    pub fn renumber(&mut self) {
+        fn renumber<'a>(numbers: impl Iterator<Item = &'a mut u8>) {
+            let mut met = [u8::MAX; 32];
+            let mut count = 0;
+            for number in numbers {
+                let to = &mut met[usize::from(*number)];
+                if *to == u8::MAX {
+                    *to = count;
+                    count += 1;
+                }
+                *number = *to;
+            }
+        }
+        renumber(self.inodes());
+        renumber(self.ids());
+    }
+}
