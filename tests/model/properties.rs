@@ -46,7 +46,9 @@ pub fn of(protocol: &Protocol) -> Vec<Property<Protocol>> {
     if protocol.kind == Kind::Trees {
         properties.extend(always_of_trees());
     }
-    properties.extend(sometimes());
+    if protocol.tells_reached {
+        properties.extend(sometimes());
+    }
     properties
 }
 

@@ -53,6 +53,8 @@ pub struct Protocol {
     /// Whether the file system can exchange two names.
     pub exchange: bool,
     pub mutant: Option<Mutant>,
+    /// Whether it is looked for where the model comes, too, which takes time.
+    pub tells_reached: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
