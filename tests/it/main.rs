@@ -26,5 +26,6 @@ mod permissions;
 mod posy;
 mod support;
 mod sweeping;
+mod threads;
 mod waiting;
 mod worker;
