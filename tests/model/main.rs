@@ -61,6 +61,7 @@ use self::properties::{
 use self::protocol::{Kind, Mutant, Protocol};
 use self::state::Op::{self, Clear, Fail, Get, GetOrSet, Idle, Remove, Replace, Set, Sweep};
 
+mod calls;
 mod files;
 mod locking;
 mod properties;

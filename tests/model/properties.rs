@@ -48,6 +48,7 @@ pub fn of(protocol: &Protocol) -> Vec<Property<Protocol>> {
     }
     if protocol.tells_reached {
         properties.extend(sometimes());
+        properties.extend(sometimes_of_trees());
     }
     properties
 }
@@ -153,9 +154,6 @@ fn sometimes() -> Vec<Property<Protocol>> {
     let [takes_over, residue] = REACHED_BY_DEATH else {
         unreachable!("each has a condition")
     };
-    let [two, late, leased, before, not_handed, between] = REACHED_BY_TREES else {
-        unreachable!("each has a condition")
-    };
     vec![
         Property::sometimes(wait, |protocol: &Protocol, state: &State| {
             let waits = |p: &usize| {
@@ -190,6 +188,14 @@ fn sometimes() -> Vec<Property<Protocol>> {
                 .iter()
                 .any(|process| !process.is_alive && left(process))
         }),
+    ]
+}
+
+fn sometimes_of_trees() -> Vec<Property<Protocol>> {
+    let [two, late, leased, before, not_handed, between] = REACHED_BY_TREES else {
+        unreachable!("each has a condition")
+    };
+    vec![
         Property::sometimes(two, |_, state: &State| count(state, At::Leased) > 1),
         Property::sometimes(late, |_, state: &State| {
             count(state, At::TakeAgain) > 0 && state.value.is_none()

@@ -127,12 +127,12 @@ impl Step<'_> {
             | At::StageLook
             | At::StageMkdir
             | At::Compute
-            | At::SealSidecar
-            | At::UnstageAside
+            | At::SealSidecar => self.staging(),
+            At::UnstageAside
             | At::UnstageDelete
             | At::UnstageSidecar
             | At::UnstageLock
-            | At::UnstageUnlock => self.staging(),
+            | At::UnstageUnlock => self.unstaging(),
             At::FileGet
             | At::FileGetLocked
             | At::FileRename
@@ -177,9 +177,8 @@ impl Step<'_> {
         self.run()
     }
 
-    /// `staging`, and the closure.
+    /// `staging::create_locked`, and what follows it.
     fn staging(&mut self) -> Made {
-        let files = self.files();
         match self.me().at {
             At::StageCreate => {
                 let inode = self.state.new_inode();
@@ -224,6 +223,13 @@ impl Step<'_> {
                 self.staged().sidecar = id;
                 self.sealed_tree()
             }
+            at => unreachable!("{at:?} is not of staging"),
+        }
+    }
+
+    /// `StagedFile::drop`, `StagedDir::drop`
+    fn unstaging(&mut self) -> Made {
+        match self.me().at {
             At::UnstageAside => match self.staged().tree.take() {
                 Some(_) => {
                     self.me().dead = true;
@@ -251,7 +257,7 @@ impl Step<'_> {
                 self.me().own = None;
                 self.returns(Came::Done)
             }
-            at => unreachable!("{at:?} is not of staging ({files})"),
+            at => unreachable!("{at:?} is not of a drop of what is staged"),
         }
     }
 

@@ -37,6 +37,7 @@ impl Step<'_> {
             | At::RemoveRest
             | At::RemoveSidecar
             | At::RemoveDelete => self.removing(),
+            At::ConvertUnlock | At::ConvertShared => self.converting(),
             _ => self.handing_over(),
         }
     }
@@ -228,7 +229,17 @@ impl Step<'_> {
                 self.me().key = self.me().own.take();
                 self.published()
             }
-            // The mutant: the key's own lock, exclusive, becomes a shared one by `flock`.
+            At::DeleteDead => {
+                self.me().dead = false;
+                self.published()
+            }
+            at => unreachable!("{at:?} is not of trees"),
+        }
+    }
+
+    /// The mutant: the key's own lock, exclusive, becomes a shared one by `flock`.
+    fn converting(&mut self) -> Made {
+        match self.me().at {
             At::ConvertUnlock => {
                 let key = self.me().key;
                 let me = self.me();
@@ -257,11 +268,7 @@ impl Step<'_> {
                 me.lease = me.opened.take().map(|id| Value { id, is_whole: true });
                 self.published()
             }
-            At::DeleteDead => {
-                self.me().dead = false;
-                self.published()
-            }
-            at => unreachable!("{at:?} is not of trees"),
+            at => unreachable!("{at:?} is not of a conversion"),
         }
     }
 
