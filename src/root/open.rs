@@ -225,7 +225,8 @@ impl Root {
                 .is_none()
             {
                 self.sync_marker(created_below)?;
-                self.make_own_file(CACHEDIR_TAG, CACHEDIR_TAG_TEXT, |_| Ok(()))?;
+                // Seen empty after a power cut, and then empty for good: nothing makes it again.
+                self.make_own_file(CACHEDIR_TAG, CACHEDIR_TAG_TEXT, sys::sync_all)?;
                 self.make_own_file(GC_LOCK, "", |_| Ok(()))?;
             }
             Ok(())
