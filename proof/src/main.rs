@@ -5,11 +5,20 @@
 //! seed to do it again.
 
 mod block_log;
+mod check;
+mod content;
 mod endurance;
+mod expect;
 mod history;
+mod image;
+mod kernel;
+mod plan;
 mod power;
 mod scratch;
+mod residue;
 mod system_calls;
+mod workload;
+mod writers;
 
 use clap::{Parser, Subcommand};
 
@@ -35,6 +44,9 @@ enum Way {
     Process(history::process::Options),
     /// Do very many operations in one process, and watch its memory and descriptors
     Endurance(endurance::Options),
+    /// Be a process that a power cut takes
+    #[command(hide = true)]
+    Workload(workload::Options),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -45,5 +57,6 @@ fn main() -> anyhow::Result<()> {
         Way::History(options) => history::run(options),
         Way::Process(options) => history::process::run(&options),
         Way::Endurance(options) => endurance::run(options),
+        Way::Workload(options) => workload::run(options),
     }
 }

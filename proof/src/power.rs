@@ -1,7 +1,186 @@
+//! Power cuts by shutting a mounted file system down under load.
+//!
+//! A cut: processes write, they are killed, the file system is cut off from its device, unmounted,
+//! mounted again (which recovers its journal), and looked at. The kill comes first, because on xfs
+//! an `fsync` after the shutdown answers Ok, which would look like a promise that was broken.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+
+use crate::check::{Check, Tally};
+use crate::expect::{self, Begun, Settled};
+use crate::image::{FileSystem, Mounted};
+use crate::kernel;
+use crate::workload::Survives;
+use crate::writers::{Load, STEPS};
+
+const IMAGE_BYTES: u64 = 600 << 20;
+
 /// What can be chosen.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Options {}
+pub(crate) struct Options {
+    #[arg(long)]
+    file_system: FileSystem,
+    #[arg(long)]
+    durability: Survives,
+    /// How many power cuts
+    #[arg(long, default_value_t = 40)]
+    cuts: u64,
+    /// Drawn and printed if it is not given
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Where the image is made
+    #[arg(long)]
+    scratch: Option<PathBuf>,
+}
 
-pub(crate) fn run(_options: Options) -> anyhow::Result<()> {
-    anyhow::bail!("not there yet")
+pub(crate) fn run(options: Options) -> anyhow::Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        println!("SKIPPED power: needs root");
+        return Ok(());
+    }
+    if options.file_system == FileSystem::Btrfs {
+        bail!("btrfs cannot be shut down; try block-log");
+    }
+    kernel::own_mounts().context("get a mount table")?;
+    let seed = options.seed.unwrap_or_else(|| fastrand::u64(..));
+    let title = format!(
+        "power: {}, durability {}, seed {seed}",
+        options.file_system.name(),
+        options.durability.name()
+    );
+    let scratch = options.scratch.unwrap_or_else(std::env::temp_dir);
+    let dir = tempfile::tempdir_in(scratch)?;
+    let mut bench = Bench::new(options.file_system, options.durability, seed, dir.path())?;
+    let started = Instant::now();
+    for cut in 0..options.cuts {
+        if let Err(err) = bench.cut(cut) {
+            bench.mounted = None;
+            let kept = dir.keep();
+            return Err(err.context(format!(
+                "{title}: cut {cut} of {}, image kept in {}",
+                options.cuts,
+                kept.display()
+            )));
+        }
+    }
+    let Tally {
+        keys,
+        torn,
+        lost,
+        absent,
+    } = bench.tally;
+    println!(
+        "{title}: {} cuts in {:.1} s, {} operations acknowledged, {keys} keys checked: {torn} torn, \
+         {lost} lost, {absent} absent",
+        options.cuts,
+        started.elapsed().as_secs_f64(),
+        bench.acknowledged
+    );
+    if options.durability == Survives::None && torn == 0 {
+        bail!("{title}: no value was torn, so nothing is known: this detects nothing");
+    }
+    Ok(())
+}
+
+/// A file system under test, over all cuts of a run.
+struct Bench {
+    file_system: FileSystem,
+    survives: Survives,
+    rng: fastrand::Rng,
+    seed: u64,
+    image: PathBuf,
+    point: PathBuf,
+    caches: PathBuf,
+    mounted: Option<Mounted>,
+    settled: Settled,
+    tally: Tally,
+    acknowledged: u64,
+}
+
+impl Bench {
+    fn new(
+        file_system: FileSystem,
+        survives: Survives,
+        seed: u64,
+        dir: &Path,
+    ) -> anyhow::Result<Self> {
+        let (image, point) = (dir.join("image"), dir.join("mounted"));
+        std::fs::create_dir(&point)?;
+        file_system.make(&image, IMAGE_BYTES)?;
+        Ok(Bench {
+            mounted: Some(Mounted::new(file_system, &image, &point)?),
+            caches: point.join("a/b"),
+            file_system,
+            survives,
+            rng: fastrand::Rng::with_seed(seed),
+            seed,
+            image,
+            point,
+            settled: expect::all_absent(),
+            tally: Tally::default(),
+            acknowledged: 0,
+        })
+    }
+
+    fn cut(&mut self, cut: u64) -> anyhow::Result<()> {
+        // Creating a store is something that a power cut can hit, too.
+        let is_new = cut % 8 == 0;
+        if is_new {
+            if cut > 0 {
+                std::fs::remove_dir_all(self.point.join("a"))?;
+            }
+            self.settled = expect::all_absent();
+            std::fs::create_dir_all(self.point.join("a"))?;
+        }
+        rustix::fs::syncfs(File::open(&self.point)?)?;
+
+        let first = (cut + 1) * 4 * STEPS;
+        let trees = if self.rng.bool() { [0, 100] } else { [50, 50] };
+        let load = Load {
+            caches: &self.caches,
+            survives: self.survives,
+            seed: self.seed,
+            first,
+            trees,
+            log: None,
+        };
+        let writers = load.start()?;
+        // Mostly short, because most is different at the beginning, and at times long.
+        let share = self.rng.f64();
+        if is_new && self.rng.bool() {
+            std::thread::sleep(Duration::from_secs_f64(0.04 * share));
+        } else {
+            writers.wait_for_first()?;
+            std::thread::sleep(Duration::from_secs_f64(0.002 + 0.25 * share.powi(3)));
+        }
+        let records = writers.kill()?;
+        kernel::shut_down(&self.point).context("shut the file system down")?;
+        if let Some(mounted) = self.mounted.take() {
+            mounted.unmount()?;
+        }
+        let mounted = Mounted::new(self.file_system, &self.image, &self.point);
+        self.mounted = Some(mounted.context("mount after the power cut")?);
+
+        let begun = records.into_iter().map(|record| Begun {
+            is_acknowledged: record.done.is_some(),
+            step: record.step,
+        });
+        let begun: Vec<_> = begun.collect();
+        self.acknowledged += begun.iter().filter(|begun| begun.is_acknowledged).count() as u64;
+        let check = Check {
+            caches: &self.caches,
+            survives: self.survives,
+            expected: &expect::expected(self.survives, &self.settled, &begun),
+            number: first + 3 * STEPS,
+            seed: self.rng.u64(..),
+        };
+        let (tally, settled) = check.run()?;
+        self.tally += tally;
+        self.settled = settled;
+        Ok(())
+    }
 }

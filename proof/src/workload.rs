@@ -1,0 +1,219 @@
+//! The process that the power cut takes: it does planned steps on the stores, and says before each
+//! that it begins and after each that it is done.
+
+use std::fs::File;
+use std::io::{self, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use larder::{Barrier, Durability, KVDirStore, KVFileStore, StoreOptions};
+
+use crate::content::{self, Key};
+use crate::plan::{Action, Step};
+
+/// The durability of the stores, as the command line names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Survives {
+    None,
+    Data,
+    Full,
+}
+
+impl Survives {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Survives::None => "none",
+            Survives::Data => "data",
+            Survives::Full => "full",
+        }
+    }
+
+    fn durability(self) -> Durability {
+        match self {
+            Survives::None => Durability::None,
+            Survives::Data => Durability::Data,
+            Survives::Full => Durability::Full,
+        }
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// The directory of the stores
+    #[arg(long)]
+    pub(crate) caches: PathBuf,
+    #[arg(long)]
+    pub(crate) durability: Survives,
+    #[arg(long)]
+    pub(crate) seed: u64,
+    /// Without it: write and sync a file of no store, so that the journal is written all the time
+    #[arg(long)]
+    pub(crate) writer: Option<u8>,
+    /// The number of the first step
+    #[arg(long, default_value_t = 0)]
+    pub(crate) first: u64,
+    /// Of a hundred steps, so many are about trees
+    #[arg(long, default_value_t = 50)]
+    pub(crate) trees: u8,
+    /// A block log; with each report goes how many entries it has
+    #[arg(long)]
+    pub(crate) log: Option<PathBuf>,
+}
+
+/// What a report says of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Moment {
+    Begin,
+    Done,
+}
+
+/// A report as it goes through the pipe.
+pub(crate) const REPORT_BYTES: usize = 17;
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Report {
+    pub(crate) moment: Moment,
+    pub(crate) number: u64,
+    /// Entries in the block log: before the step, or after it.
+    pub(crate) entries: u64,
+}
+
+impl Report {
+    fn to_bytes(self) -> [u8; REPORT_BYTES] {
+        let mut bytes = [0; REPORT_BYTES];
+        bytes[0] = u8::from(self.moment == Moment::Done);
+        bytes[1..9].copy_from_slice(&self.number.to_le_bytes());
+        bytes[9..].copy_from_slice(&self.entries.to_le_bytes());
+        bytes
+    }
+
+    pub(crate) fn from_bytes(bytes: [u8; REPORT_BYTES]) -> Self {
+        let [moment, number @ .., _, _, _, _, _, _, _, _] = bytes;
+        let [_, _, _, _, _, _, _, _, _, entries @ ..] = bytes;
+        Report {
+            moment: if moment == 0 {
+                Moment::Begin
+            } else {
+                Moment::Done
+            },
+            number: u64::from_le_bytes(number),
+            entries: u64::from_le_bytes(entries),
+        }
+    }
+}
+
+pub(crate) fn run(options: Options) -> anyhow::Result<()> {
+    match options.writer {
+        Some(writer) => write(&options, writer),
+        None => Ok(disturb(&options.caches)?),
+    }
+}
+
+/// Makes the journal commit what others renamed while their data is still in memory only. Ends when
+/// nobody listens any more.
+fn disturb(caches: &Path) -> io::Result<()> {
+    let mut file = File::create(caches.with_file_name("neighbour"))?;
+    for round in 0_u64.. {
+        file.seek(SeekFrom::Start(round % 4096))?;
+        file.write_all(&round.to_le_bytes())?;
+        file.sync_all()?;
+        io::stdout().write_all(b".")?;
+        io::stdout().flush()?;
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    Ok(())
+}
+
+/// The stores, opened once with the default barriers and once with those that are one `syncfs`.
+struct Stores {
+    files: [KVFileStore; 2],
+    trees: [KVDirStore; 2],
+}
+
+fn write(options: &Options, writer: u8) -> anyhow::Result<()> {
+    let log = options.log.as_ref().map(File::open).transpose()?;
+    let entries = || match &log {
+        None => Ok(0),
+        Some(log) => crate::block_log::entries_so_far(log),
+    };
+    let default = StoreOptions::new().durability(options.durability.durability());
+    let by_file_system = default.clone().barrier(Barrier::FileSystem);
+    let (files, trees) = (options.caches.join("files"), options.caches.join("trees"));
+    let stores = Stores {
+        files: [
+            default.open_file_store(&files)?,
+            by_file_system.open_file_store(&files)?,
+        ],
+        trees: [
+            default.open_dir_store(&trees)?,
+            by_file_system.open_dir_store(&trees)?,
+        ],
+    };
+    let mut stdout = io::stdout().lock();
+    let mut report = |moment, number| -> anyhow::Result<()> {
+        let report = Report {
+            moment,
+            number,
+            entries: entries()?,
+        };
+        stdout.write_all(&report.to_bytes())?;
+        Ok(stdout.flush()?)
+    };
+    let mut rng = fastrand::Rng::with_seed(options.seed ^ options.first);
+    for number in options.first.. {
+        let step = Step::planned(options.seed, writer, options.trees, number);
+        report(Moment::Begin, number)?;
+        stores.take(&step).with_context(|| format!("{step:?}"))?;
+        report(Moment::Done, number)?;
+        if options.durability == Survives::None {
+            std::thread::sleep(Duration::from_micros(rng.u64(..1500)));
+        }
+    }
+    Ok(())
+}
+
+impl Stores {
+    fn take(&self, step: &Step) -> anyhow::Result<()> {
+        let files = &self.files[usize::from(step.by_file_system)];
+        let trees = &self.trees[usize::from(step.by_file_system)];
+        let name = &step.key.name();
+        let bytes = |key: Key, len| content::bytes(step.number, key.place(0), len);
+        let make = |at: &Path| -> anyhow::Result<()> {
+            Ok(content::write_tree(
+                at,
+                &content::tree(step.number, step.key),
+            )?)
+        };
+        match &step.action {
+            &Action::Set { len } => {
+                files.set(name, |w| Ok(w.write_all(&bytes(step.key, len))?))?;
+            }
+            &Action::GetOrSet { len } => {
+                files.get_or_set(name, |w| Ok(w.write_all(&bytes(step.key, len))?))?;
+            }
+            &Action::Locked { len } => {
+                let lock = files.lock(name)?;
+                let mut locked = lock.begin()?;
+                locked.write_all(&bytes(step.key, len))?;
+                locked.commit()?;
+            }
+            Action::Remove => {
+                files.remove(name)?;
+            }
+            Action::Batch(values) => {
+                let mut batch = files.batch();
+                for &(key, len) in values {
+                    batch.set(&key.name(), |w| Ok(w.write_all(&bytes(key, len))?))?;
+                }
+                batch.commit()?;
+            }
+            Action::ReplaceTree => drop(trees.replace(name, make)?),
+            Action::GetOrSetTree => drop(trees.get_or_set(name, make)?),
+            Action::RemoveTree => {
+                trees.remove(name)?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,174 @@
+//! The processes under load, from outside: started, listened to, killed.
+
+use std::io::Read;
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::Context;
+
+use crate::plan::{Step, WRITERS};
+use crate::workload::{Moment, REPORT_BYTES, Report, Survives};
+
+/// A step that a writer began, and how many entries the block log had before and after it.
+#[derive(Debug)]
+pub(crate) struct Record {
+    pub(crate) step: Step,
+    pub(crate) begun: u64,
+    pub(crate) done: Option<u64>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Load<'a> {
+    pub(crate) caches: &'a Path,
+    pub(crate) survives: Survives,
+    pub(crate) seed: u64,
+    /// The number of the first step; a writer's are below `first + (writer + 1) * STEPS`.
+    pub(crate) first: u64,
+    /// Of a hundred steps, so many are about trees: of each writer.
+    pub(crate) trees: [u8; WRITERS as usize],
+    pub(crate) log: Option<&'a Path>,
+}
+
+/// More steps than a writer ever does.
+pub(crate) const STEPS: u64 = 1 << 24;
+
+/// Killed when dropped.
+#[derive(Debug)]
+pub(crate) struct Writers {
+    processes: Vec<Child>,
+    listeners: Vec<Listener>,
+    acknowledged: mpsc::Receiver<()>,
+}
+
+#[derive(Debug)]
+struct Listener {
+    writer: u8,
+    seed: u64,
+    trees: u8,
+    reports: JoinHandle<Vec<Report>>,
+}
+
+impl Load<'_> {
+    pub(crate) fn start(&self) -> anyhow::Result<Writers> {
+        let (sender, acknowledged) = mpsc::channel();
+        let mut writers = Writers {
+            processes: Vec::new(),
+            listeners: Vec::new(),
+            acknowledged,
+        };
+        let mut neighbour = self.command().spawn().context("start the neighbour")?;
+        // Read by nobody, but closed when this process ends.
+        let neighbour_says = neighbour.stdout.take();
+        writers.processes.push(neighbour);
+        for (writer, &trees) in (0..WRITERS).zip(&self.trees) {
+            let mut command = self.command();
+            command.arg(format!("--writer={writer}"));
+            command.arg(format!("--trees={trees}"));
+            command.arg(format!(
+                "--first={}",
+                self.first + u64::from(writer) * STEPS
+            ));
+            let mut process = command.spawn().context("start a writer")?;
+            let stdout = process.stdout.take().context("listen to a writer")?;
+            writers.processes.push(process);
+            let sender = sender.clone();
+            writers.listeners.push(Listener {
+                writer,
+                seed: self.seed,
+                trees,
+                reports: std::thread::spawn(move || listen(stdout, &sender)),
+            });
+        }
+        std::thread::spawn(move || std::io::copy(&mut neighbour_says?, &mut std::io::sink()).ok());
+        Ok(writers)
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new("/proc/self/exe");
+        command.arg("workload").arg("--caches").arg(self.caches);
+        command.arg(format!("--durability={}", self.survives.name()));
+        command.arg(format!("--seed={}", self.seed));
+        if let Some(log) = self.log {
+            command.arg("--log").arg(log);
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        command
+    }
+}
+
+fn listen(mut from: ChildStdout, acknowledged: &mpsc::Sender<()>) -> Vec<Report> {
+    let mut reports = Vec::new();
+    let mut bytes = [0; REPORT_BYTES];
+    while from.read_exact(&mut bytes).is_ok() {
+        let report = Report::from_bytes(bytes);
+        if report.moment == Moment::Done {
+            let _ = acknowledged.send(()); // nobody waits for it after the first
+        }
+        reports.push(report);
+    }
+    reports
+}
+
+impl Writers {
+    /// Waits until a step is done.
+    pub(crate) fn wait_for_first(&self) -> anyhow::Result<()> {
+        let first = self.acknowledged.recv_timeout(Duration::from_secs(60));
+        first.context("the writers did nothing")
+    }
+
+    /// Kills the processes, and says what they had begun and done: of each writer in its order.
+    pub(crate) fn kill(mut self) -> anyhow::Result<Vec<Record>> {
+        let mut ended = Vec::new();
+        for process in &mut self.processes {
+            ended.extend(process.try_wait().context("look after a process")?);
+            process.kill().context("kill a process")?;
+        }
+        for process in &mut self.processes {
+            process.wait().context("wait for a killed process")?;
+        }
+        self.processes.clear();
+        let mut records: Vec<Record> = Vec::new();
+        for listener in self.listeners.drain(..) {
+            let Listener {
+                writer,
+                seed,
+                trees,
+                reports,
+            } = listener;
+            let Ok(reports) = reports.join() else {
+                anyhow::bail!("the listener panicked");
+            };
+            for report in reports {
+                match (report.moment, records.last_mut()) {
+                    (Moment::Done, Some(last)) if last.step.number == report.number => {
+                        last.done = Some(report.entries);
+                    }
+                    (Moment::Done, _) => anyhow::bail!("step {} ended first", report.number),
+                    (Moment::Begin, _) => records.push(Record {
+                        step: Step::planned(seed, writer, trees, report.number),
+                        begun: report.entries,
+                        done: None,
+                    }),
+                }
+            }
+        }
+        match ended.first() {
+            Some(status) => {
+                anyhow::bail!("a process failed before it was killed ({status}), see above")
+            }
+            None => Ok(records),
+        }
+    }
+}
+
+impl Drop for Writers {
+    fn drop(&mut self) {
+        for process in &mut self.processes {
+            let _ = process.kill(); // it may be dead
+            let _ = process.wait();
+        }
+    }
+}
