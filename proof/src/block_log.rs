@@ -1,17 +1,220 @@
-use std::fs::File;
-use std::os::unix::fs::FileExt;
+//! Power cuts by recording every write of a file system under load, and replaying each beginning of
+//! the record that ends with a flush.
+//!
+//! A disk may also keep any part of what was written after its last flush, in any order. So at each
+//! point a second image has, beyond the flush, a random part of the writes before the next one.
+
+mod recording;
+mod replay;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+
+use crate::check::{Check, Tally};
+use crate::expect::{self, Begun};
+use crate::image::{FileSystem, Mounted};
+use crate::kernel;
+use crate::workload::Survives;
+use crate::writers::{Load, Record, STEPS};
+use recording::Recorder;
+use replay::Replay;
+
+pub(crate) use recording::entries_so_far;
+
+const IMAGE_BYTES: u64 = 400 << 20;
+
+/// With `none`, fewer points than this may well all be whole.
+const ENOUGH_POINTS: usize = 40;
 
 /// What can be chosen.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Options {}
-
-pub(crate) fn run(_options: Options) -> anyhow::Result<()> {
-    anyhow::bail!("not there yet")
+pub(crate) struct Options {
+    #[arg(long)]
+    file_system: FileSystem,
+    #[arg(long, default_value = "full")]
+    durability: Survives,
+    /// How long the processes write
+    #[arg(long, default_value_t = 5)]
+    seconds: u64,
+    /// At most so many flushes are looked at, spread over the whole record; all if it is not given
+    #[arg(long)]
+    points: Option<usize>,
+    /// Drawn and printed if it is not given
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Where the images are made
+    #[arg(long)]
+    scratch: Option<PathBuf>,
 }
 
-/// How many entries a log has that is being written.
-pub(crate) fn entries_so_far(log: &File) -> std::io::Result<u64> {
-    let mut entries = [0; 8];
-    log.read_exact_at(&mut entries, 16)?;
-    Ok(u64::from_le_bytes(entries))
+pub(crate) fn run(options: Options) -> anyhow::Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        println!("SKIPPED block-log: needs root");
+        return Ok(());
+    }
+    kernel::own_mounts().context("get a mount table")?;
+    let seed = options.seed.unwrap_or_else(|| fastrand::u64(..));
+    let title = format!(
+        "block-log: {}, durability {}, seed {seed}",
+        options.file_system.name(),
+        options.durability.name()
+    );
+    let scratch = options.scratch.clone().unwrap_or_else(std::env::temp_dir);
+    let dir = tempfile::tempdir_in(scratch)?;
+    let tried = Bench {
+        file_system: options.file_system,
+        survives: options.durability,
+        seed,
+        dir: dir.path(),
+    }
+    .run(Duration::from_secs(options.seconds), options.points);
+    match tried {
+        Ok(summary) => {
+            println!("{title}: {summary}");
+            Ok(())
+        }
+        Err(err) => {
+            let kept = dir.keep();
+            Err(err.context(format!(
+                "{title}: record and images kept in {}",
+                kept.display()
+            )))
+        }
+    }
+}
+
+struct Bench<'a> {
+    file_system: FileSystem,
+    survives: Survives,
+    seed: u64,
+    dir: &'a Path,
+}
+
+impl Bench<'_> {
+    fn run(&self, time: Duration, points: Option<usize>) -> anyhow::Result<String> {
+        let started = Instant::now();
+        let base = self.dir.join("base");
+        self.file_system.make(&base, IMAGE_BYTES)?;
+        let records = self.record(&base, time)?;
+        let recorded = started.elapsed();
+        let mut replay = Replay::open(&self.dir.join("log"), &base)?;
+        let mut rng = fastrand::Rng::with_seed(self.seed);
+        let flushes = replay.flushes();
+        let chosen = spread(&flushes, points.unwrap_or(flushes.len()), &mut rng);
+        let mut tally = Tally::default();
+        for &point in &chosen {
+            let ends = [point.entries, point.next_flush];
+            for (may_be_there, is_reordered) in ends.into_iter().zip([false, true]) {
+                let image = self.dir.join("image");
+                replay.prefix(point.entries, &image)?;
+                if is_reordered {
+                    replay.add_some(point, &image, &mut rng)?;
+                }
+                let looked = self.look(&image, &records, point.entries, may_be_there, rng.u64(..));
+                tally += looked.with_context(|| {
+                    let some = if is_reordered {
+                        " and a part of what follows"
+                    } else {
+                        ""
+                    };
+                    format!("after {} entries of the record{some}", point.entries)
+                })?;
+            }
+        }
+        if self.survives == Survives::None && tally.torn == 0 && chosen.len() >= ENOUGH_POINTS {
+            bail!("no value was torn, so nothing is known: this detects nothing");
+        }
+        Ok(format!(
+            "{} entries and {} flushes in {:.1} s, {} operations acknowledged; {} points in {:.1} s, \
+             each also with a part of what follows, {} keys checked: {} torn, {} lost, {} absent",
+            replay.len(),
+            flushes.len(),
+            recorded.as_secs_f64(),
+            records
+                .iter()
+                .filter(|record| record.done.is_some())
+                .count(),
+            chosen.len(),
+            (started.elapsed() - recorded).as_secs_f64(),
+            tally.keys,
+            tally.torn,
+            tally.lost,
+            tally.absent,
+        ))
+    }
+
+    /// Has the processes write for a time. The image is left as it was; what was written is in the
+    /// record.
+    fn record(&self, base: &Path, time: Duration) -> anyhow::Result<Vec<Record>> {
+        let written = self.dir.join("written");
+        replay::copy(base, &written)?;
+        let log = self.dir.join("log");
+        let recorder = Recorder::start(&written, &log, &self.dir.join("export"))?;
+        let point = self.dir.join("mounted");
+        std::fs::create_dir(&point)?;
+        let mounted = Mounted::new(self.file_system, recorder.export(), &point)?;
+        std::fs::create_dir(point.join("a"))?;
+        let load = Load {
+            caches: &point.join("a/b"),
+            survives: self.survives,
+            seed: self.seed,
+            first: 0,
+            trees: [50, 50],
+            has_neighbour: true,
+            log: Some(&log),
+        };
+        let writers = load.start()?;
+        writers.wait_for_first()?;
+        std::thread::sleep(time);
+        let records = writers.kill()?;
+        mounted.unmount()?;
+        recorder.stop()?;
+        std::fs::remove_file(written)?;
+        Ok(records)
+    }
+
+    /// Looks at an image on which all is that was acknowledged by so many entries, and on which
+    /// nothing can be that was begun later than so many.
+    fn look(
+        &self,
+        image: &Path,
+        records: &[Record],
+        is_there: u64,
+        may_be_there: u64,
+        seed: u64,
+    ) -> anyhow::Result<Tally> {
+        let begun: Vec<Begun> = records
+            .iter()
+            .filter(|record| record.begun < may_be_there)
+            .map(|record| Begun {
+                step: record.step.clone(),
+                is_acknowledged: record.done.is_some_and(|done| done <= is_there),
+            })
+            .collect();
+        let point = self.dir.join("mounted");
+        let mounted = Mounted::new(self.file_system, image, &point).context("mount the image")?;
+        let check = Check {
+            caches: &point.join("a/b"),
+            survives: self.survives,
+            expected: &expect::expected(self.survives, &expect::all_absent(), &begun),
+            number: 3 * STEPS,
+            seed,
+        };
+        let (tally, _) = check.run()?;
+        mounted.unmount()?;
+        Ok(tally)
+    }
+}
+
+/// So many of them, spread over all.
+fn spread<T: Copy>(all: &[T], count: usize, rng: &mut fastrand::Rng) -> Vec<T> {
+    let count = count.min(all.len());
+    (0..count)
+        .map(|index| {
+            let (from, to) = (index * all.len() / count, (index + 1) * all.len() / count);
+            all[rng.usize(from..to)]
+        })
+        .collect()
 }

@@ -146,6 +146,8 @@ impl Bench {
             seed: self.seed,
             first,
             trees,
+            // Its syncs also save what a missing sync of the library would lose.
+            has_neighbour: self.survives == Survives::None || self.rng.bool(),
             log: None,
         };
         let writers = load.start()?;

@@ -29,6 +29,9 @@ pub(crate) struct Load<'a> {
     pub(crate) first: u64,
     /// Of a hundred steps, so many are about trees: of each writer.
     pub(crate) trees: [u8; WRITERS as usize],
+    /// Whether another process syncs a file of its own all the time, so that names reach the disk
+    /// before the data that they name.
+    pub(crate) has_neighbour: bool,
     pub(crate) log: Option<&'a Path>,
 }
 
@@ -59,10 +62,13 @@ impl Load<'_> {
             listeners: Vec::new(),
             acknowledged,
         };
-        let mut neighbour = self.command().spawn().context("start the neighbour")?;
-        // Read by nobody, but closed when this process ends.
-        let neighbour_says = neighbour.stdout.take();
-        writers.processes.push(neighbour);
+        if self.has_neighbour {
+            let mut neighbour = self.command().spawn().context("start the neighbour")?;
+            let says = neighbour.stdout.take();
+            writers.processes.push(neighbour);
+            // Nobody wants to know, but its pipe is to end when this process does.
+            std::thread::spawn(move || std::io::copy(&mut says?, &mut std::io::sink()).ok());
+        }
         for (writer, &trees) in (0..WRITERS).zip(&self.trees) {
             let mut command = self.command();
             command.arg(format!("--writer={writer}"));
@@ -82,7 +88,6 @@ impl Load<'_> {
                 reports: std::thread::spawn(move || listen(stdout, &sender)),
             });
         }
-        std::thread::spawn(move || std::io::copy(&mut neighbour_says?, &mut std::io::sink()).ok());
         Ok(writers)
     }
 
