@@ -14,7 +14,7 @@ use anyhow::{Context, bail};
 
 use crate::check::{Check, Tally};
 use crate::expect::{self, Begun};
-use crate::image::{FileSystem, Mounted};
+use crate::image::{self, FileSystem, Mounted};
 use crate::kernel;
 use crate::workload::Survives;
 use crate::writers::{Load, Record, STEPS};
@@ -44,7 +44,7 @@ pub(crate) struct Options {
     /// Drawn and printed if it is not given
     #[arg(long)]
     seed: Option<u64>,
-    /// Where the images are made
+    /// Where the images are made; in memory if there is room
     #[arg(long)]
     scratch: Option<PathBuf>,
 }
@@ -61,8 +61,7 @@ pub(crate) fn run(options: Options) -> anyhow::Result<()> {
         options.file_system.name(),
         options.durability.name()
     );
-    let scratch = options.scratch.clone().unwrap_or_else(std::env::temp_dir);
-    let dir = tempfile::tempdir_in(scratch)?;
+    let dir = image::scratch(options.scratch.as_deref())?;
     let tried = Bench {
         file_system: options.file_system,
         survives: options.durability,
@@ -161,12 +160,12 @@ impl Bench<'_> {
             survives: self.survives,
             seed: self.seed,
             first: 0,
-            trees: [50, 50],
+            trees: &[50, 50],
             has_neighbour: true,
             log: Some(&log),
         };
         let writers = load.start()?;
-        writers.wait_for_first()?;
+        writers.wait_for_step(|_| true)?;
         std::thread::sleep(time);
         let records = writers.kill()?;
         mounted.unmount()?;

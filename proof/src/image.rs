@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 
+/// For the images of a run, and its log.
+const ROOM_BYTES: u64 = 3 << 30;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum FileSystem {
     Ext4,
@@ -43,6 +46,21 @@ impl FileSystem {
             FileSystem::Btrfs => "loop,noatime,nodiscard",
         }
     }
+}
+
+/// A directory for images that is removed when it is dropped: below `wanted`, or else in memory if
+/// there is room. A flush costs nothing there, so that there is more to be cut off in the same time.
+pub(crate) fn scratch(wanted: Option<&Path>) -> anyhow::Result<tempfile::TempDir> {
+    let shared_memory = Path::new("/dev/shm");
+    let has_room = |path: &Path| {
+        rustix::fs::statvfs(path).is_ok_and(|found| found.f_bavail * found.f_frsize >= ROOM_BYTES)
+    };
+    let parent = match wanted {
+        Some(wanted) => wanted.to_path_buf(),
+        None if has_room(shared_memory) => shared_memory.to_path_buf(),
+        None => std::env::temp_dir(),
+    };
+    tempfile::tempdir_in(&parent).with_context(|| format!("use {}", parent.display()))
 }
 
 /// Runs a command to its end. What it says is in the error if it fails.

@@ -127,6 +127,10 @@ impl Step {
         }
     }
 
+    pub(crate) fn is_removal(&self) -> bool {
+        matches!(self.action, Action::Remove | Action::RemoveTree)
+    }
+
     pub(crate) fn effects(&self) -> Vec<(Key, Effect)> {
         let number = self.number;
         let effect = match &self.action {

@@ -12,10 +12,11 @@ use anyhow::{Context, bail};
 
 use crate::check::{Check, Tally};
 use crate::expect::{self, Begun, Settled};
-use crate::image::{FileSystem, Mounted};
+use crate::image::{self, FileSystem, Mounted};
 use crate::kernel;
+use crate::plan::Step;
 use crate::workload::Survives;
-use crate::writers::{Load, STEPS};
+use crate::writers::{Load, STEPS, Writers};
 
 const IMAGE_BYTES: u64 = 600 << 20;
 
@@ -32,7 +33,7 @@ pub(crate) struct Options {
     /// Drawn and printed if it is not given
     #[arg(long)]
     seed: Option<u64>,
-    /// Where the image is made
+    /// Where the image is made; in memory if there is room
     #[arg(long)]
     scratch: Option<PathBuf>,
 }
@@ -52,8 +53,7 @@ pub(crate) fn run(options: Options) -> anyhow::Result<()> {
         options.file_system.name(),
         options.durability.name()
     );
-    let scratch = options.scratch.unwrap_or_else(std::env::temp_dir);
-    let dir = tempfile::tempdir_in(scratch)?;
+    let dir = image::scratch(options.scratch.as_deref())?;
     let mut bench = Bench::new(options.file_system, options.durability, seed, dir.path())?;
     let started = Instant::now();
     for cut in 0..options.cuts {
@@ -128,7 +128,7 @@ impl Bench {
 
     fn cut(&mut self, cut: u64) -> anyhow::Result<()> {
         // Creating a store is something that a power cut can hit, too.
-        let is_new = cut % 8 == 0;
+        let is_new = cut.is_multiple_of(8);
         if is_new {
             if cut > 0 {
                 std::fs::remove_dir_all(self.point.join("a"))?;
@@ -139,26 +139,20 @@ impl Bench {
         rustix::fs::syncfs(File::open(&self.point)?)?;
 
         let first = (cut + 1) * 4 * STEPS;
-        let trees = if self.rng.bool() { [0, 100] } else { [50, 50] };
+        // Whoever else syncs also saves what a missing sync of the library would lose.
+        let has_neighbour = self.survives == Survives::None || self.rng.bool();
+        let mixes: &[&[u8]] = &[&[0, 100], &[50, 50], &[50]];
         let load = Load {
             caches: &self.caches,
             survives: self.survives,
             seed: self.seed,
             first,
-            trees,
-            // Its syncs also save what a missing sync of the library would lose.
-            has_neighbour: self.survives == Survives::None || self.rng.bool(),
+            trees: self.rng.choice(mixes).unwrap_or(&mixes[0]),
+            has_neighbour,
             log: None,
         };
         let writers = load.start()?;
-        // Mostly short, because most is different at the beginning, and at times long.
-        let share = self.rng.f64();
-        if is_new && self.rng.bool() {
-            std::thread::sleep(Duration::from_secs_f64(0.04 * share));
-        } else {
-            writers.wait_for_first()?;
-            std::thread::sleep(Duration::from_secs_f64(0.002 + 0.25 * share.powi(3)));
-        }
+        self.wait(&writers, is_new)?;
         let records = writers.kill()?;
         kernel::shut_down(&self.point).context("shut the file system down")?;
         if let Some(mounted) = self.mounted.take() {
@@ -184,5 +178,23 @@ impl Bench {
         self.tally += tally;
         self.settled = settled;
         Ok(())
+    }
+
+    /// Lets the writers work for a random time: mostly short, because most is different at the
+    /// beginning, and at times long.
+    fn wait(&mut self, writers: &Writers, is_new: bool) -> anyhow::Result<()> {
+        let share = self.rng.f64();
+        if is_new && self.rng.bool() {
+            std::thread::sleep(Duration::from_secs_f64(0.04 * share));
+            return Ok(());
+        }
+        writers.wait_for_step(|_| true)?;
+        std::thread::sleep(Duration::from_secs_f64(0.002 + 0.25 * share.powi(3)));
+        // Just after a call returned is when what it did not sync is not synced by others yet.
+        match self.rng.u8(..4) {
+            0 => writers.wait_for_step(|_| true),
+            1 => writers.wait_for_step(Step::is_removal),
+            _ => Ok(()),
+        }
     }
 }

@@ -27,8 +27,8 @@ pub(crate) struct Load<'a> {
     pub(crate) seed: u64,
     /// The number of the first step; a writer's are below `first + (writer + 1) * STEPS`.
     pub(crate) first: u64,
-    /// Of a hundred steps, so many are about trees: of each writer.
-    pub(crate) trees: [u8; WRITERS as usize],
+    /// For each writer: of a hundred steps, so many are about trees.
+    pub(crate) trees: &'a [u8],
     /// Whether another process syncs a file of its own all the time, so that names reach the disk
     /// before the data that they name.
     pub(crate) has_neighbour: bool,
@@ -42,16 +42,8 @@ pub(crate) const STEPS: u64 = 1 << 24;
 #[derive(Debug)]
 pub(crate) struct Writers {
     processes: Vec<Child>,
-    listeners: Vec<Listener>,
-    acknowledged: mpsc::Receiver<()>,
-}
-
-#[derive(Debug)]
-struct Listener {
-    writer: u8,
-    seed: u64,
-    trees: u8,
-    reports: JoinHandle<Vec<Report>>,
+    listeners: Vec<JoinHandle<anyhow::Result<Vec<Record>>>>,
+    acknowledged: mpsc::Receiver<Step>,
 }
 
 impl Load<'_> {
@@ -69,7 +61,7 @@ impl Load<'_> {
             // Nobody wants to know, but its pipe is to end when this process does.
             std::thread::spawn(move || std::io::copy(&mut says?, &mut std::io::sink()).ok());
         }
-        for (writer, &trees) in (0..WRITERS).zip(&self.trees) {
+        for (writer, &trees) in (0..WRITERS).zip(self.trees) {
             let mut command = self.command();
             command.arg(format!("--writer={writer}"));
             command.arg(format!("--trees={trees}"));
@@ -81,12 +73,10 @@ impl Load<'_> {
             let stdout = process.stdout.take().context("listen to a writer")?;
             writers.processes.push(process);
             let sender = sender.clone();
-            writers.listeners.push(Listener {
-                writer,
-                seed: self.seed,
-                trees,
-                reports: std::thread::spawn(move || listen(stdout, &sender)),
-            });
+            let seed = self.seed;
+            let step = move |number| Step::planned(seed, writer, trees, number);
+            let listener = std::thread::spawn(move || listen(stdout, step, &sender));
+            writers.listeners.push(listener);
         }
         Ok(writers)
     }
@@ -104,24 +94,42 @@ impl Load<'_> {
     }
 }
 
-fn listen(mut from: ChildStdout, acknowledged: &mpsc::Sender<()>) -> Vec<Report> {
-    let mut reports = Vec::new();
+/// Everything that a writer reports, until it ends.
+fn listen(
+    mut from: ChildStdout,
+    step: impl Fn(u64) -> Step,
+    acknowledged: &mpsc::Sender<Step>,
+) -> anyhow::Result<Vec<Record>> {
+    let mut records: Vec<Record> = Vec::new();
     let mut bytes = [0; REPORT_BYTES];
     while from.read_exact(&mut bytes).is_ok() {
         let report = Report::from_bytes(bytes);
-        if report.moment == Moment::Done {
-            let _ = acknowledged.send(()); // nobody waits for it after the first
+        match (report.moment, records.last_mut()) {
+            (Moment::Begin, _) => records.push(Record {
+                step: step(report.number),
+                begun: report.entries,
+                done: None,
+            }),
+            (Moment::Done, Some(last)) if last.step.number == report.number => {
+                last.done = Some(report.entries);
+                let _ = acknowledged.send(last.step.clone()); // or nobody waits any more
+            }
+            (Moment::Done, _) => anyhow::bail!("step {} was done and not begun", report.number),
         }
-        reports.push(report);
     }
-    reports
+    Ok(records)
 }
 
 impl Writers {
-    /// Waits until a step is done.
-    pub(crate) fn wait_for_first(&self) -> anyhow::Result<()> {
-        let first = self.acknowledged.recv_timeout(Duration::from_secs(60));
-        first.context("the writers did nothing")
+    /// Waits until such a step is done, after those that are known to be.
+    pub(crate) fn wait_for_step(&self, is_wanted: impl Fn(&Step) -> bool) -> anyhow::Result<()> {
+        while self.acknowledged.try_recv().is_ok() {}
+        loop {
+            let next = self.acknowledged.recv_timeout(Duration::from_secs(60));
+            if is_wanted(&next.context("the writers do nothing")?) {
+                return Ok(());
+            }
+        }
     }
 
     /// Kills the processes, and says what they had begun and done: of each writer in its order.
@@ -135,29 +143,11 @@ impl Writers {
             process.wait().context("wait for a killed process")?;
         }
         self.processes.clear();
-        let mut records: Vec<Record> = Vec::new();
+        let mut records = Vec::new();
         for listener in self.listeners.drain(..) {
-            let Listener {
-                writer,
-                seed,
-                trees,
-                reports,
-            } = listener;
-            let Ok(reports) = reports.join() else {
-                anyhow::bail!("the listener panicked");
-            };
-            for report in reports {
-                match (report.moment, records.last_mut()) {
-                    (Moment::Done, Some(last)) if last.step.number == report.number => {
-                        last.done = Some(report.entries);
-                    }
-                    (Moment::Done, _) => anyhow::bail!("step {} ended first", report.number),
-                    (Moment::Begin, _) => records.push(Record {
-                        step: Step::planned(seed, writer, trees, report.number),
-                        begun: report.entries,
-                        done: None,
-                    }),
-                }
+            match listener.join() {
+                Ok(heard) => records.extend(heard?),
+                Err(_) => anyhow::bail!("a listener panicked"),
             }
         }
         match ended.first() {
