@@ -37,6 +37,9 @@ enum Way {
     BlockLog(block_log::Options),
     /// Kill, and fail, a whole process at each of its system calls
     SystemCalls(system_calls::Options),
+    /// What is killed and fails there: one operation
+    #[command(hide = true)]
+    SystemCallsWorker(system_calls::worker::Options),
     /// Record what processes do and see at the same time, and look for an order that explains it
     History(history::Options),
     /// One of the processes of a history
@@ -54,6 +57,7 @@ fn main() -> anyhow::Result<()> {
         Way::Power(options) => power::run(options),
         Way::BlockLog(options) => block_log::run(options),
         Way::SystemCalls(options) => system_calls::run(options),
+        Way::SystemCallsWorker(options) => system_calls::worker::run(&options),
         Way::History(options) => history::run(options),
         Way::Process(options) => history::process::run(&options),
         Way::Endurance(options) => endurance::run(options),
