@@ -13,7 +13,7 @@ use larder::{Durability, KVDirStore, KVFileStore, Outcome, StoreOptions, ValueWr
 use rustix::io::Errno;
 use tempfile::TempDir;
 
-use crate::support::{Mount, Worker, empty_store, in_memory, is_root, listing, tempdir};
+use crate::support::{Mount, Worker, below_an_overlay, empty_store, is_root, listing, tempdir};
 use crate::worker::say;
 
 const REMOVE: &str = "layers-remove";
@@ -86,7 +86,7 @@ struct Layers {
 
 impl Layers {
     fn over(lower: &Path) -> Self {
-        let beside = in_memory();
+        let beside = below_an_overlay();
         Layers {
             mount: Mount::overlay(lower, beside.path()),
             beside,
@@ -104,7 +104,7 @@ fn values_of_a_lower_layer_are_read_replaced_and_removed() {
     if !is_root("values_of_a_lower_layer_are_read_replaced_and_removed") {
         return;
     }
-    let lower = in_memory();
+    let lower = below_an_overlay();
     let keys = ["one", "two", "three"];
     for key in keys {
         files(lower.path()).set(key, text("below")).unwrap();
@@ -144,7 +144,7 @@ fn trees_of_a_lower_layer_are_leased_replaced_and_removed() {
     if !is_root("trees_of_a_lower_layer_are_leased_replaced_and_removed") {
         return;
     }
-    let lower = in_memory();
+    let lower = below_an_overlay();
     drop(trees(lower.path()).replace(KEY, |tree| fill(tree, "below")));
     let whole = listing(lower.path());
     let layers = Layers::over(lower.path());
@@ -206,7 +206,7 @@ fn killed_everywhere(test: &str, role: &str, after: Option<&str>) {
     if !is_root(test) {
         return;
     }
-    let lower = in_memory();
+    let lower = below_an_overlay();
     drop(trees(lower.path()).replace(KEY, |tree| fill(tree, "old")));
     let whole = listing(lower.path());
     let calls: usize = {

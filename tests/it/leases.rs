@@ -14,7 +14,7 @@ use larder::{
 };
 
 use crate::support::{
-    Random, Worker, empty_store, eventually, in_memory, in_time, listing, tempdir,
+    Random, Worker, empty_store, eventually, in_memory, in_time, listing, skipped, tempdir,
     wait_until_blocked,
 };
 use crate::worker::{hear, say};
@@ -763,7 +763,10 @@ fn can_exchange(dir: &Path) -> bool {
 fn a_path_is_never_missing_while_its_tree_is_replaced() {
     let dir = tempdir();
     if !can_exchange(dir.path()) {
-        println!("SKIPPED: the file system cannot exchange two names");
+        skipped(
+            "a_path_is_never_missing_while_its_tree_is_replaced",
+            "the file system cannot exchange two names",
+        );
         return;
     }
     let store = with_tree(&dir.path().join("store"));

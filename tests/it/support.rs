@@ -29,12 +29,39 @@ pub(crate) fn tempdir() -> TempDir {
         .unwrap()
 }
 
+/// If this is set, nothing is made in memory: `proof/file-systems` tries the file system of `TMPDIR`.
+const ALL_IN_TMPDIR: &str = "LARDER_IT_ALL_IN_TMPDIR";
+
 /// The same in memory if possible, for what makes very many files.
 pub(crate) fn in_memory() -> TempDir {
+    if std::env::var_os(ALL_IN_TMPDIR).is_some() {
+        return tempdir();
+    }
+    memory().unwrap_or_else(|_| tempdir())
+}
+
+fn memory() -> std::io::Result<TempDir> {
     tempfile::Builder::new()
         .prefix("larder-it-")
         .tempdir_in("/dev/shm")
-        .unwrap_or_else(|_| tempdir())
+}
+
+/// The same for the layers of an overlay, which cannot themselves be on one.
+pub(crate) fn below_an_overlay() -> TempDir {
+    let dir = in_memory();
+    if is_overlay(dir.path()) {
+        memory().unwrap()
+    } else {
+        dir
+    }
+}
+
+/// Whether a path is on an overlay.
+pub(crate) fn is_overlay(path: &Path) -> bool {
+    const OVERLAYFS_SUPER_MAGIC: u64 = 0x794c_7630;
+    #[allow(clippy::cast_sign_loss, clippy::unnecessary_cast)] // its type is the platform's
+    let magic = rustix::fs::statfs(path).unwrap().f_type as u64;
+    magic == OVERLAYFS_SUPER_MAGIC
 }
 
 /// A process of this binary in a role of `worker`. Killed when it is dropped.
@@ -289,15 +316,19 @@ pub(crate) fn reachable_exe() -> (TempDir, PathBuf) {
     (dir, exe)
 }
 
-/// Whether this process is root. If not, prints why the test is skipped; the continuous integration
-/// counts these lines.
+/// Whether this process is root. If not, prints why the test is skipped.
 pub(crate) fn is_root(test: &str) -> bool {
     let root = rustix::process::geteuid().is_root();
     if !root {
-        // Past the test runner, which keeps to itself what a passing test prints.
-        let _ = writeln!(std::io::stderr(), "SKIPPED {test}: needs root");
+        skipped(test, "needs root");
     }
     root
+}
+
+/// Prints why a test is skipped; the continuous integration counts these lines.
+pub(crate) fn skipped(test: &str, why: &str) {
+    // Past the test runner, which keeps to itself what a passing test prints.
+    let _ = writeln!(std::io::stderr(), "SKIPPED {test}: {why}");
 }
 
 /// How many descriptors this process has open.
