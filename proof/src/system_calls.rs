@@ -149,7 +149,7 @@ fn tell(total: &Tally, operations: usize, start: Instant) {
         total.unmet
     );
     for (why, count) in &total.excluded {
-        println!("excluded: {count} errors of {why}");
+        println!("excluded: {count} calls to {why}");
     }
     if total.hidden > 0 {
         println!(

@@ -25,7 +25,7 @@ pub(super) fn errors_of(call: &Call) -> Result<&'static [&'static str], &'static
         "read" | "pread64" => &["EIO", "EINTR"],
         "chmod" | "fchmod" | "fchmodat" => &["EIO", "EPERM", "EROFS"],
         "utimensat" => &["EIO", "EACCES", "EPERM", "EROFS"],
-        "ftruncate" | "lseek" | "fstatfs" => &["EIO", "EINTR"],
+        "ftruncate" | "lseek" | "fstatfs" => &["EIO"],
         "faccessat" | "faccessat2" | "access" => &["EIO", "EROFS"],
         "getrandom" => &["ENOSYS", "EINTR"],
         "readlink" | "readlinkat" | "getcwd" => &["EIO", "EACCES"],
@@ -50,9 +50,8 @@ fn why_excluded(name: &str) -> &'static str {
         "wait4" | "waitid" | "poll" | "pidfd_open" | "recvfrom" | "recvmsg" | "sendto" | "dup2" => {
             "how std starts and awaits a child"
         }
-        "getpid" | "getuid" | "geteuid" | "getgid" | "umask" | "uname" | "clock_gettime" => {
-            "it cannot fail"
-        }
+        "getpid" | "getuid" | "geteuid" | "getgid" | "umask" | "uname" | "clock_gettime"
+        | "fcntl" => "it cannot fail",
         _ => "no error is known for it",
     }
 }
