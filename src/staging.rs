@@ -15,7 +15,7 @@ use crate::error::{IoContext, Result};
 use crate::layout::{LOCK_SUFFIX, SIDECAR_SUFFIX, TMP};
 use crate::options::Durability;
 use crate::root::Root;
-use crate::sys::{self, Dir, FileId, flock, host};
+use crate::sys::{self, Dir, Errno, FileId, flock, host};
 
 /// What staged names begin with: a file, a tree, a batch's directory.
 /// (`m-`, `l-` and `d-` are the marker, locks and directories of a shared store, made ready there.)
@@ -219,8 +219,11 @@ impl Drop for StagedDir {
 /// It is renamed aside first: if a client published it at this very moment, one of the two renames
 /// finds nothing, and nothing is deleted through a path that may have been published.
 pub(crate) fn discard(root: &Root, path: &Path) {
-    if let Ok(Some(dead)) = dispose::set_aside(root, path) {
-        let _ = dispose::delete(root, &dead);
+    match dispose::set_aside(root, path) {
+        Ok(Some(dead)) => drop(dispose::delete(root, &dead)),
+        // In a lower overlay layer, where nobody can rename it: no client can publish it either.
+        Err(err) if sys::is(&err, Errno::XDEV) => drop(dispose::delete(root, path)),
+        Ok(None) | Err(_) => {}
     }
     let _ = root.dir.unlink(with_suffix(path, SIDECAR_SUFFIX));
 }

@@ -187,6 +187,46 @@ fn trees_of_a_lower_layer_are_leased_replaced_and_removed() {
     assert_eq!(listing(lower.path()), whole);
 }
 
+/// A store whose image was made while processes died in it: what they left is in the lower layer,
+/// where a directory cannot be renamed. A sweep took the lock of a staged tree or batch away, said that
+/// it had swept it, and left the directory.
+#[test]
+fn a_sweep_takes_what_dead_processes_left_in_a_lower_layer() {
+    if !is_root("a_sweep_takes_what_dead_processes_left_in_a_lower_layer") {
+        return;
+    }
+    for of_trees in [false, true] {
+        let lower = below_an_overlay();
+        if of_trees {
+            drop(trees(lower.path()).replace(KEY, |tree| fill(tree, "below")));
+        } else {
+            files(lower.path()).set(KEY, text("below")).unwrap();
+        }
+        let whole = listing(lower.path());
+        let tmp = lower.path().join("tmp");
+        for name in ["t-0123456789", "b-0123456789", "dead-0123456789"] {
+            std::fs::create_dir_all(tmp.join(name).join("sub/empty")).unwrap();
+            std::fs::write(tmp.join(name).join("sub/file"), "left").unwrap();
+        }
+        for name in ["t-0123456789.lock", "b-0123456789.lock", "f-0123456789"] {
+            std::fs::write(tmp.join(name), "").unwrap();
+        }
+        let shards = lower.path().join("-/-/-");
+        std::fs::create_dir_all(&shards).unwrap();
+        std::fs::write(shards.join("rest.lock"), "").unwrap();
+
+        let layers = Layers::over(lower.path());
+        let base = layers.mount.path();
+        let report = if of_trees {
+            trees(base).sweep().unwrap()
+        } else {
+            files(base).sweep().unwrap()
+        };
+        assert_eq!((report.swept, report.kept), (5, vec![]));
+        assert_eq!(listing(base), whole);
+    }
+}
+
 /// BASE CALL: does what the role says and is killed before that call; if it makes fewer, says `done`
 /// and how many.
 fn die_at(role: &str, args: &[&str]) {
