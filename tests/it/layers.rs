@@ -2,7 +2,7 @@
 //! copied from, and without `statx`.
 
 use std::collections::BTreeSet;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -127,11 +127,27 @@ fn values_of_a_lower_layer_are_read_replaced_and_removed() {
     assert!(!store.contains("two").unwrap());
     store.get_or_set("two", text("again")).unwrap();
     assert_eq!(store.read("two").unwrap().unwrap(), b"again");
+    let lock = store.lock("three").unwrap();
+    let mut below = Vec::new();
+    let mut reader = lock.reader().unwrap().unwrap();
+    reader.read_to_end(&mut below).unwrap();
+    assert_eq!(below, b"below");
+    let mut write = lock.begin().unwrap();
+    write.write_all(b"locked").unwrap();
+    drop(write.commit().unwrap());
+    drop(reader);
+    drop(lock);
+    assert_eq!(store.read("three").unwrap().unwrap(), b"locked");
     let mut batch = store.batch();
     for key in keys {
         batch.set(key, text("batch")).unwrap();
     }
     assert_eq!(batch.commit().unwrap(), 3);
+    for key in keys {
+        assert_eq!(store.read(key).unwrap().unwrap(), b"batch");
+    }
+    let listed = store.entries().map(|entry| entry.unwrap().len());
+    assert!(listed.eq([Some(5); 3]));
     assert_eq!(store.sweep().unwrap().swept, 0);
     let report = store.clear().unwrap();
     assert_eq!((report.removed, report.kept), (3, vec![]));
