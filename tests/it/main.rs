@@ -24,6 +24,7 @@ mod lock_deletion;
 mod model;
 mod permissions;
 mod posy;
+mod renames;
 mod support;
 mod sweeping;
 mod threads;
