@@ -4,6 +4,9 @@
 //! kernel's interface is what is counted: nothing that the library does can go past it, whichever
 //! crate or part of `std` makes the call.
 
+#![allow(clippy::disallowed_methods)] // clients may do what the library may not
+
+mod case;
 mod check;
 mod errors;
 mod operation;
@@ -13,15 +16,12 @@ pub(crate) mod worker;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 
-use check::{Beside, First};
+use case::Case;
 use operation::Operation;
-use store::{Kind, Setting};
-use trace::{Call, Calls, End, Fault};
 
 /// What can be chosen.
 #[derive(Debug, clap::Args)]
@@ -77,14 +77,6 @@ impl Tally {
     }
 }
 
-/// An operation in a setting, and where it is tried.
-struct Case<'a> {
-    operation: &'a Operation,
-    setting: Setting,
-    dir: &'a Path,
-    jobs: usize,
-}
-
 pub(crate) fn run(options: Options) -> anyhow::Result<()> {
     if let Some(why) = trace::why_not() {
         println!("SKIPPED system-calls: {why}");
@@ -108,7 +100,7 @@ pub(crate) fn run(options: Options) -> anyhow::Result<()> {
                 dir: dir.path(),
                 jobs: options.jobs.max(1),
             };
-            let tally = case.run(&options)?;
+            let tally = case.run(options.errors.then_some(options.every), options.show)?;
             let few = tally.unmet * 10 <= tally.points();
             ensure!(few, "{}: most of its calls were not met", operation.name);
             println!(
@@ -156,235 +148,5 @@ fn tell(total: &Tally, operations: usize, start: Instant) {
             "excluded: {} calls of threads, hidden by the program's start",
             total.hidden
         );
-    }
-}
-
-impl Case<'_> {
-    fn run(&self, options: &Options) -> anyhow::Result<Tally> {
-        let what = || format!("{}, {}, no fault", self.operation.name, self.setting.name());
-        let calls = self.record().with_context(what)?;
-        if options.show {
-            calls
-                .of_operation
-                .iter()
-                .for_each(|call| println!("  {}", call.line));
-        }
-        let mut tally = Tally {
-            hidden: calls.hidden,
-            ..Tally::default()
-        };
-        let mut points: Vec<_> = calls
-            .of_operation
-            .iter()
-            .map(|call| (call, Fault::Kill))
-            .collect();
-        if options.errors {
-            let mut failing = Vec::new();
-            for call in &calls.of_operation {
-                match errors::errors_of(call) {
-                    Ok(errors) => failing.extend(errors.iter().map(|&e| (call, Fault::Error(e)))),
-                    Err(why) => {
-                        let why = format!("{}: {why}", call.name);
-                        *tally.excluded.entry(why).or_default() += 1;
-                    }
-                }
-            }
-            points.extend(failing.into_iter().step_by(options.every.max(1)));
-        }
-        tally.add(&self.try_all(&points)?);
-        Ok(tally)
-    }
-
-    /// The calls of the operation when nothing goes wrong, and that nothing does.
-    fn record(&self) -> anyhow::Result<Calls> {
-        let (base, log) = self.places(0);
-        self.operation.prepare(&base)?;
-        let end = trace::run(self.operation, self.setting, &base, &log, None)?;
-        ensure!(
-            end.status.success(),
-            "it ended with {}: {}",
-            end.status,
-            end.complaint
-        );
-        let says = self.operation.says;
-        ensure!(
-            end.said == format!("OK\t{says}\n"),
-            "it said {:?}",
-            end.said
-        );
-        let found = check::examine(self.operation, &base, First::Sweep)?;
-        ensure!(found == self.operation.after, "it has left {found:?}");
-        trace::calls(&end.trace)
-    }
-
-    /// A store, and a trace, for one of the threads.
-    fn places(&self, job: usize) -> (PathBuf, PathBuf) {
-        let dir = self.dir.join(job.to_string());
-        let log = self.dir.join(format!("{job}.trace"));
-        let _ = std::fs::remove_dir_all(&dir); // of the point before
-        (dir.join("above/store"), log)
-    }
-
-    fn try_all(&self, points: &[(&Call, Fault)]) -> anyhow::Result<Tally> {
-        let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
-        let (next, failed) = (&next, &failed);
-        std::thread::scope(|scope| {
-            let start = |job| scope.spawn(move || self.try_some(job, points, next, failed));
-            let jobs: Vec<_> = (0..self.jobs).map(start).collect();
-            let mut total = Tally::default();
-            for job in jobs {
-                let tally = job.join();
-                total.add(&tally.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
-            }
-            Ok(total)
-        })
-    }
-
-    fn try_some(
-        &self,
-        job: usize,
-        points: &[(&Call, Fault)],
-        next: &AtomicUsize,
-        failed: &AtomicBool,
-    ) -> anyhow::Result<Tally> {
-        let mut tally = Tally::default();
-        while !failed.load(Ordering::Relaxed) {
-            let n = next.fetch_add(1, Ordering::Relaxed);
-            let Some(&(call, fault)) = points.get(n) else {
-                break;
-            };
-            let first = [First::Sweep, First::Set][n % 2];
-            if let Err(err) = self.try_one(job, call, fault, first, &mut tally) {
-                failed.store(true, Ordering::Relaxed);
-                return Err(err.context(self.about(call, fault, first)));
-            }
-        }
-        Ok(tally)
-    }
-
-    fn about(&self, call: &Call, fault: Fault, first: First) -> String {
-        let fault = match fault {
-            Fault::Kill => "killed before",
-            Fault::Error(errno) => errno,
-        };
-        format!(
-            "VIOLATION: {}, {}: {fault} {} number {}, then {first:?} first\n  the call: {}",
-            self.operation.name,
-            self.setting.name(),
-            call.name,
-            call.nth,
-            call.line
-        )
-    }
-
-    fn try_one(
-        &self,
-        job: usize,
-        call: &Call,
-        fault: Fault,
-        first: First,
-        tally: &mut Tally,
-    ) -> anyhow::Result<()> {
-        let operation = self.operation;
-        let (base, log) = self.places(job);
-        operation.prepare(&base)?;
-        let untouched = Beside::of(&base);
-        let end = trace::run(operation, self.setting, &base, &log, Some((call, fault)))?;
-        let said = Said::of(&end, fault)?;
-        if operation.after[store::BESIDE].is_some() {
-            ensure!(
-                Beside::of(&base) == untouched,
-                "what is beside it was touched"
-            );
-        }
-        if let (Fault::Error(errno), true) = (fault, end.met_fault()) {
-            self.examine_end(call, errno, &said, &base)?;
-        }
-        let found = check::examine(operation, &base, first)
-            .with_context(|| format!("it said {:?}", end.said.trim_end()))?;
-        match (&said, fault) {
-            (Said::Nothing, _) => tally.killed += 1,
-            _ if !end.met_fault() => tally.unmet += 1,
-            (Said::Ok(_), _) => tally.worked += 1,
-            _ => tally.failed += 1,
-        }
-        if let Said::Ok(word) = &said {
-            let says = operation.says;
-            ensure!(
-                word == says || word == "kept",
-                "it said {word:?}, and not {says:?}"
-            );
-            ensure!(
-                found == operation.after || word == "kept",
-                "it said that it had worked, and left {found:?}"
-            );
-        }
-        Ok(())
-    }
-
-    /// After a call failed: the process says so if it matters, and where.
-    fn examine_end(
-        &self,
-        call: &Call,
-        errno: &str,
-        said: &Said,
-        base: &Path,
-    ) -> anyhow::Result<()> {
-        if let Said::Err { path } = said {
-            let at = Path::new(path);
-            let is_about = at.starts_with(base) || base.starts_with(at);
-            ensure!(
-                is_about,
-                "its error is about {path:?}, which is not in the store"
-            );
-        }
-        if errors::is_barrier(call) && errno != "EINTR" {
-            let told = !matches!(said, Said::Ok(_));
-            ensure!(
-                told,
-                "it said that it had worked, and this was not made durable"
-            );
-        }
-        let many_files = self.operation.kind == Kind::Trees || self.operation.name == "file-batch";
-        if !self.operation.name.ends_with("sweep") && !errors::may_put_in_order(call, many_files) {
-            check::examine_staged(base)?;
-        }
-        Ok(())
-    }
-}
-
-/// What a process has to say about its operation.
-#[derive(Debug)]
-enum Said {
-    /// It was killed.
-    Nothing,
-    Ok(String),
-    Err {
-        path: String,
-    },
-    /// What failed is not of the library.
-    Own,
-}
-
-impl Said {
-    fn of(end: &End, fault: Fault) -> anyhow::Result<Self> {
-        if fault == Fault::Kill && end.was_killed() {
-            return Ok(Said::Nothing);
-        }
-        ensure!(
-            end.status.success(),
-            "it was to end in good order, and ended with {}: {}",
-            end.status,
-            end.complaint
-        );
-        let fields: Vec<_> = end.said.trim_end().splitn(4, '\t').collect();
-        Ok(match fields.as_slice() {
-            ["OK", word] => Said::Ok((*word).to_owned()),
-            ["ERR", _kind, path, _] => Said::Err {
-                path: (*path).to_owned(),
-            },
-            ["OWN", _] => Said::Own,
-            _ => bail!("it said {:?}", end.said),
-        })
     }
 }

@@ -79,16 +79,14 @@ pub(super) fn examine(operation: &Operation, base: &Path, first: First) -> anyho
     Ok(found)
 }
 
-/// What a process that ended in good order has left in `tmp/`: nothing.
-pub(super) fn examine_staged(base: &Path) -> anyhow::Result<()> {
-    if base.join("tmp").is_dir() {
-        let left = listing(&base.join("tmp"))?;
-        ensure!(
-            left.is_empty(),
-            "it ended in good order, and left {left:?} in tmp"
-        );
+/// What is in `tmp/`.
+pub(super) fn staged(base: &Path) -> anyhow::Result<BTreeSet<String>> {
+    let tmp = base.join("tmp");
+    if tmp.is_dir() {
+        listing(&tmp)
+    } else {
+        Ok(BTreeSet::new())
     }
-    Ok(())
 }
 
 fn state_of(store: &Store) -> anyhow::Result<State> {

@@ -115,6 +115,11 @@ impl Operation {
         self.name == "tree-rename-by-hand"
     }
 
+    /// Whether it finds what dead processes have left.
+    pub(super) fn is_littered(&self) -> bool {
+        self.littered
+    }
+
     /// The keys that it is about, and at least one.
     pub(super) fn keys(&self) -> &'static [&'static str] {
         let last = (0..BESIDE).rfind(|&n| self.before[n].or(self.after[n]).is_some());
