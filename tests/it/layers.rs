@@ -19,6 +19,7 @@ use crate::worker::say;
 const REMOVE: &str = "layers-remove";
 const REPLACE: &str = "layers-replace";
 const CLEAR: &str = "layers-clear";
+const FILES: &str = "layers-files";
 const NO_STATX: &str = "layers-no-statx";
 
 const KEY: &str = "key";
@@ -70,6 +71,7 @@ fn word(store: &KVDirStore) -> Option<String> {
 pub(crate) fn play(role: &str, args: &[&str]) -> bool {
     match role {
         REMOVE | REPLACE | CLEAR => die_at(role, args),
+        FILES => die_among_files(args),
         NO_STATX => without_statx(args),
         _ => return false,
     }
@@ -353,6 +355,65 @@ fn a_replacement_of_a_lower_tree_is_killed_at_every_call() {
         REPLACE,
         Some("new"),
     );
+}
+
+/// BASE CALL: replaces, adds and removes values, and is killed before that call; if it makes fewer,
+/// says `done` and how many.
+fn die_among_files(args: &[&str]) {
+    let store = files(Path::new(args[0]));
+    arm([(args[1].parse().unwrap(), Fault::Kill)]);
+    store.set("one", text("above")).unwrap();
+    assert!(store.remove("two").unwrap());
+    let mut batch = store.batch();
+    for key in ["three", "four"] {
+        batch.set(key, text("above")).unwrap();
+    }
+    assert_eq!(batch.commit().unwrap(), 2);
+    say(&format!("done {}", disarm().len()));
+}
+
+#[test]
+fn writers_over_values_of_a_lower_layer_are_killed_at_every_call() {
+    if !is_root("writers_over_values_of_a_lower_layer_are_killed_at_every_call") {
+        return;
+    }
+    let lower = below_an_overlay();
+    for key in ["one", "two", "three"] {
+        files(lower.path()).set(key, text("below")).unwrap();
+    }
+    // Each key's value before, and what it is to have.
+    let keys = [
+        ("one", Some("below"), Some("above")),
+        ("two", Some("below"), None),
+        ("three", Some("below"), Some("above")),
+        ("four", None, Some("above")),
+    ];
+    for call in 0.. {
+        let layers = Layers::over(lower.path());
+        let base = layers.mount.path();
+        let args = [base.to_str().unwrap(), &call.to_string()];
+        let killed = Worker::start(FILES, &args).was_killed();
+        let store = files(base).with_wait(Wait::TryOnce);
+        let mut there = 0;
+        for (key, before, after) in keys {
+            let found = store.read(key).unwrap();
+            let is = |word: Option<&str>| found.as_deref() == word.map(str::as_bytes);
+            assert!(is(after) || (killed && is(before)), "{call}: {found:?}");
+            there += u64::from(found.is_some());
+        }
+        assert_eq!(store.entries().count() as u64, there);
+        let report = store.sweep().unwrap();
+        assert!(report.kept.is_empty() && (killed || report.swept == 0));
+        for (key, ..) in keys {
+            store.set(key, text("again")).unwrap();
+        }
+        assert_eq!(store.clear().unwrap().removed, 4);
+        assert_eq!(listing(base), empty_store());
+        if !killed {
+            println!("{FILES}: killed before each of {call}");
+            break;
+        }
+    }
 }
 
 // --- no statx ---
