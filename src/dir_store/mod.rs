@@ -162,9 +162,9 @@ impl KVDirStore {
     ///
     /// The closure runs without the key's lock, which is taken only to publish, exclusively: so this
     /// waits for the leases of the old tree, as this view of the store waits. Where the file system
-    /// can exchange two names (every common one on Linux, but not NFS or overlayfs), a path to the
-    /// tree is never missing meanwhile. Elsewhere there is a moment without a tree; a kill in it
-    /// loses the value.
+    /// can exchange two names (every common one on Linux, but not NFS; overlayfs, but not a tree of a
+    /// lower layer), a path to the tree is never missing meanwhile. Elsewhere there is a moment without
+    /// a tree; a kill in it loses the value.
     ///
     /// # Errors
     ///
