@@ -15,7 +15,7 @@ use crate::dispose;
 use crate::entries::{self, Item, Walk, is_refused, owner};
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::layout::{EntryPath, LOCK_SUFFIX, TMP};
-use crate::lock::record::can_be_in_a_lock_file;
+use crate::lock::record::{self, can_be_in_a_lock_file};
 use crate::lock::{self, KeyLock, Tried};
 use crate::marker::StoreKind;
 use crate::presence::{self, Seen};
@@ -228,9 +228,9 @@ fn take_beside(root: &Arc<Root>, entry: &EntryPath) -> Result<bool> {
     let at = || root.absolute(entry.lock());
     // A directory that is no entry may be somebody's tree, with a `Cargo.lock` in it.
     // What cannot be opened is found out about when it is locked.
-    let start = root.dir.open_read(entry.lock());
-    let start = start.and_then(|file| sys::read_start(&file, 16));
-    if start.is_ok_and(|start| !can_be_in_a_lock_file(&start)) {
+    let opened = root.dir.open_read(entry.lock());
+    let content = opened.and_then(|file| sys::read_start(&file, record::MAX_BYTES + 1));
+    if content.is_ok_and(|content| !can_be_in_a_lock_file(&content)) {
         return Err(Error::corrupt(at(), "there is a file that is no lock file"));
     }
     // A sidecar may be alone. A lock file that is gone by now needs nobody to take it.

@@ -160,8 +160,9 @@ pub(super) fn take(
             drop(lock);
             if !root.options.read_only {
                 // The lock file may be one that was created for nothing, here or by somebody who
-                // found it busy just now because of this. The last to let it go takes it away.
-                lock::try_exclusive(root, entry, false)?;
+                // found it busy just now because of this. The last to let it go takes it away. That
+                // there is no tree is known whether this works or not, and a sweep does it too.
+                drop(lock::try_exclusive(root, entry, false));
             }
             Ok(None)
         }
