@@ -12,7 +12,7 @@ use rustix::time::{ClockId, clock_gettime};
 /// What a key can hold: the number of the operation that wrote it. 0 is no value.
 pub(crate) type Number = u64;
 
-/// What an operation asks for. Each but `Clear` also writes its own number, if it writes.
+/// What an operation asks for. What it writes, if it writes, is its own number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Asked {
     Read,
@@ -24,6 +24,8 @@ pub(crate) enum Asked {
     Remove,
     /// Everything that is not in use goes: this key's value may.
     Clear,
+    /// Nothing that is stored goes, but the key may be locked for a moment.
+    Sweep,
 }
 
 /// How it ended.
@@ -37,7 +39,7 @@ pub(crate) enum Answer {
     Bool(bool),
 }
 
-const ASKED: [Asked; 7] = [
+const ASKED: [Asked; 8] = [
     Asked::Read,
     Asked::Contains,
     Asked::Set,
@@ -45,6 +47,7 @@ const ASKED: [Asked; 7] = [
     Asked::Update,
     Asked::Remove,
     Asked::Clear,
+    Asked::Sweep,
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +67,8 @@ pub(crate) struct Event {
     pub(crate) what: What,
 }
 
-const LEN: usize = 32;
+/// Of a record, in bytes.
+pub(crate) const LEN: usize = 32;
 
 impl Event {
     fn encode(&self) -> [u8; LEN] {

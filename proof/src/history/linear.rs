@@ -5,6 +5,9 @@
 //! is the just-in-time linearization of Lowe (*Testing for linearizability*, 2017): it goes through the
 //! history once, keeps every state that the register can be in together with which of the operations
 //! that are going on have taken effect, and lets one take effect only when the history forces it.
+//!
+//! An operation that was refused has no effect, and somebody must have been at the key meanwhile:
+//! otherwise a store that refuses everything would be right.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -50,6 +53,7 @@ impl Going {
             (Asked::Remove, Some(Answer::Bool(was))) => [(was == (state != 0)).then_some(0), None],
             (Asked::Remove, _) => [Some(0), None],
             (Asked::Clear, _) => [Some(0), Some(state)],
+            (Asked::Sweep, _) => unreachable!("a sweep has no effect, and no slot"),
         };
         after.into_iter().flatten()
     }
@@ -64,12 +68,16 @@ pub(crate) fn check(events: &[Event]) -> Result<BTreeSet<Number>, String> {
             _ => None,
         })
         .collect();
+    if let Some(at) = refused_by_nobody(events, &answers) {
+        let why = "the operation marked with > was refused, and nobody else was at the key";
+        return Err(explain(events, at, why));
+    }
     let mut going: [Option<Going>; 64] = [None; 64];
     let mut possible = BTreeSet::from([Possibility { state: 0, done: 0 }]);
     for (at, event) in events.iter().enumerate() {
         if let What::Begins(asked) = event.what {
             let answer = answers.get(&event.operation).copied();
-            if answer == Some(Answer::Refused) {
+            if answer == Some(Answer::Refused) || asked == Asked::Sweep {
                 continue;
             }
             let free = going.iter_mut().find(|slot| slot.is_none());
@@ -85,11 +93,15 @@ pub(crate) fn check(events: &[Event]) -> Result<BTreeSet<Number>, String> {
         let found = going
             .iter()
             .position(|slot| slot.is_some_and(|going| going.operation == event.operation));
-        // What was refused had no effect; it has no slot.
+        // What has no effect has no slot.
         let Some(slot) = found else { continue };
         let after = settle(&possible, &going, slot, event.what == What::Died);
         if after.is_empty() {
-            return Err(explain(events, at, &possible));
+            let states: BTreeSet<String> = possible.iter().map(|one| name(one.state)).collect();
+            let why = format!(
+                "no order explains the event marked with >; before it the key held one of {states:?}"
+            );
+            return Err(explain(events, at, &why));
         }
         possible = after;
         going[slot] = None;
@@ -134,11 +146,38 @@ fn settle(
     settled
 }
 
-fn explain(events: &[Event], at: usize, possible: &BTreeSet<Possibility>) -> String {
-    let states: BTreeSet<String> = possible.iter().map(|one| name(one.state)).collect();
-    let mut text = format!(
-        "no order explains the event marked with >; before it the key held one of {states:?}\n"
-    );
+/// The end of an operation that was refused though nothing that could hold the key's lock went on at
+/// any time between its beginning and its end. Who is refused itself holds none.
+fn refused_by_nobody(events: &[Event], answers: &BTreeMap<Number, Answer>) -> Option<usize> {
+    let mut going = BTreeSet::new();
+    // Refused ones that go on, and that nobody has been seen beside so far.
+    let mut alone = BTreeSet::new();
+    for (at, event) in events.iter().enumerate() {
+        let operation = event.operation;
+        let is_refused = answers.get(&operation) == Some(&Answer::Refused);
+        match event.what {
+            What::Begins(_) if is_refused => {
+                if going.is_empty() {
+                    alone.insert(operation);
+                }
+            }
+            What::Begins(_) => {
+                going.insert(operation);
+                alone.clear();
+            }
+            What::Ends(_) | What::Died => {
+                if alone.contains(&operation) {
+                    return Some(at);
+                }
+                going.remove(&operation);
+            }
+        }
+    }
+    None
+}
+
+fn explain(events: &[Event], at: usize, why: &str) -> String {
+    let mut text = format!("{why}\n");
     for (index, event) in events
         .iter()
         .enumerate()
@@ -253,5 +292,47 @@ mod tests {
         assert_eq!(holds(&[&twice[..], &one].concat()), Some(vec![0]));
         let refused = [(5, 8, What::Ends(Answer::Refused)), (6, 9, was(true))];
         assert_eq!(holds(&[&twice[..], &refused].concat()), Some(vec![0]));
+    }
+
+    #[test]
+    fn nobody_is_refused_by_nobody() {
+        let remove = What::Begins(Asked::Remove);
+        let refused = What::Ends(Answer::Refused);
+        let alone = [(1, 7, SET), (2, 7, DONE), (3, 8, remove), (4, 8, refused)];
+        assert_eq!(holds(&alone), None);
+        let among_refused = [(3, 8, remove), (4, 9, remove), (5, 8, refused)];
+        let among_refused = [&among_refused[..], &[(6, 9, refused)]].concat();
+        assert_eq!(holds(&among_refused), None);
+        for asked in [Asked::Sweep, Asked::Read] {
+            let beside = [(1, 7, What::Begins(asked)), (2, 8, remove), (3, 8, refused)];
+            let ends = [(4, 7, What::Died)];
+            assert_eq!(holds(&[&beside[..], &ends].concat()), Some(vec![0]));
+        }
+        let later = [(1, 8, remove), (2, 7, SET), (3, 8, refused), (4, 7, DONE)];
+        assert_eq!(holds(&later), Some(vec![7]));
+    }
+
+    #[test]
+    fn who_died_reading_for_itself_may_have_made_the_value() {
+        let compute = What::Begins(Asked::GetOrSet);
+        let died = [(1, 7, compute), (2, 7, What::Died)];
+        assert_eq!(holds(&died), Some(vec![0, 7]));
+        // Not over what was there.
+        let over = [
+            (1, 6, SET),
+            (2, 6, DONE),
+            (3, 7, compute),
+            (4, 7, What::Died),
+        ];
+        assert_eq!(holds(&over), Some(vec![6]));
+    }
+
+    #[test]
+    fn a_clear_takes_what_was_there_and_not_what_came_later() {
+        let clear = What::Begins(Asked::Clear);
+        let all = [(1, 7, SET), (2, 7, DONE), (3, 8, clear), (4, 8, DONE)];
+        assert_eq!(holds(&all), Some(vec![0, 7]));
+        let later = [(5, 9, SET), (6, 9, DONE), (7, 10, READ), (8, 10, saw(0))];
+        assert_eq!(holds(&[&all[..], &later].concat()), None);
     }
 }

@@ -200,10 +200,36 @@ fn record(options: &Options, seed: u64, dir: &Path) -> anyhow::Result<(Vec<Event
         kills += 1;
         running[victim] = start()?;
     }
+    go_on(&mut running).with_context(|| format!("seed {seed}"))?;
     for one in &mut running {
         events.append(&mut one.kill().with_context(|| format!("seed {seed}"))?);
     }
     Ok((events, kills))
+}
+
+/// Lets each of them end something more before the last are killed. Until here, one that hangs was
+/// killed soon, and looked like any other.
+fn go_on(running: &mut [Running]) -> anyhow::Result<()> {
+    let one_more = 2 * event::LEN as u64;
+    let enough: Vec<u64> = running
+        .iter()
+        .map(|one| one.recorded() + one_more)
+        .collect();
+    let began = Instant::now();
+    while !running
+        .iter()
+        .zip(&enough)
+        .all(|(one, &enough)| one.recorded() >= enough)
+    {
+        if began.elapsed() > process::DEADLINE {
+            for one in running {
+                one.kill()?; // it may have ended, and says why
+            }
+            bail!("a process has ended nothing for {:?}", process::DEADLINE);
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
 }
 
 /// Whether anything still goes on.
@@ -236,8 +262,9 @@ impl Progress {
 fn look(options: &Options, dir: &Path, events: &mut Vec<Event>) -> anyhow::Result<usize> {
     let files = process::file_store(dir, options.durability.into())?;
     let trees = process::tree_store(dir, options.durability.into())?;
-    files.sweep()?;
-    trees.sweep()?;
+    for report in [files.sweep()?, trees.sweep()?] {
+        ensure!(report.kept.is_empty(), "a sweep kept {:?}", report.kept);
+    }
     let mut present = [0, 0];
     for key in 0..2 * options.keys {
         let name = process::name(key % options.keys);

@@ -103,8 +103,8 @@ impl Process {
                 Ok(Answer::Bool(this.files.contains(&name(key))?))
             }),
             650..680 => self.batch(),
-            680..690 => self.clear(),
-            690..700 => self.sweep(),
+            680..690 => self.on_all(Asked::Clear),
+            690..700 => self.on_all(Asked::Sweep),
             700..800 => self.one(tree_key, Asked::Read, |this, _| this.lease(key)),
             800..880 => self.one(tree_key, Asked::GetOrSet, |this, own| {
                 this.get_or_make(key, own)
@@ -225,33 +225,24 @@ impl Process {
         Ok(())
     }
 
-    /// May take every value that nobody is at, of one store.
-    fn clear(&mut self) -> anyhow::Result<()> {
+    /// Clears or sweeps one store: that is something on each of its keys.
+    fn on_all(&mut self, asked: Asked) -> anyhow::Result<()> {
         let trees = self.random.bool();
         let first = if trees { self.keys } else { 0 };
-        let mut clears = Vec::new();
+        let mut begun = Vec::new();
         for key in first..first + self.keys {
             let own = self.recorder.next();
-            self.recorder.begins(own, key, Asked::Clear)?;
-            clears.push((own, key));
+            self.recorder.begins(own, key, asked)?;
+            begun.push((own, key));
         }
-        if trees {
-            self.trees.clear()?;
-        } else {
-            self.files.clear()?;
-        }
-        for (own, key) in clears {
+        match (asked, trees) {
+            (Asked::Clear, true) => self.trees.clear()?,
+            (Asked::Clear, false) => self.files.clear()?,
+            (_, true) => self.trees.sweep()?,
+            (_, false) => self.files.sweep()?,
+        };
+        for (own, key) in begun {
             self.recorder.ends(own, key, Answer::Done)?;
-        }
-        Ok(())
-    }
-
-    /// Takes no value, so it is not recorded.
-    fn sweep(&mut self) -> anyhow::Result<()> {
-        if self.random.bool() {
-            self.trees.sweep()?;
-        } else {
-            self.files.sweep()?;
         }
         Ok(())
     }
