@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use anyhow::{Context, bail, ensure};
+use larder::PathKey;
 
 use super::check::{self, Beside, First};
 use super::operation::Operation;
-use super::store::{BESIDE, Kind, Setting};
+use super::store::{BESIDE, KEYS, Kind, Setting};
 use super::trace::{self, Call, Calls, End, Fault};
 use super::{Tally, errors};
 
@@ -82,6 +83,7 @@ impl Case<'_> {
         );
         let found = check::examine(self.operation, &base, First::Sweep)?;
         ensure!(found == self.operation.after, "it has left {found:?}");
+        self.examine_names(&end.trace, &base)?;
         trace::calls(&end.trace)
     }
 
@@ -187,9 +189,40 @@ impl Case<'_> {
                 found == operation.after || word == "kept",
                 "it said that it had worked, and left {found:?}"
             );
+            if word == says {
+                self.examine_names(&end.trace, &base)?;
+            }
         }
         if !end.was_killed() {
             self.examine_staged(call, &left)?;
+        }
+        Ok(())
+    }
+
+    /// With `Full`, who said that it had worked has synced every directory on the way to what it
+    /// changed. File systems that sync more than they are asked for would hide that it has not.
+    fn examine_names(&self, trace: &str, base: &Path) -> anyhow::Result<()> {
+        let Operation { before, after, .. } = self.operation;
+        if !self.setting.is_full() {
+            return Ok(());
+        }
+        for (n, key) in KEYS
+            .iter()
+            .enumerate()
+            .filter(|(n, _)| before[*n] != after[*n])
+        {
+            let path = key.key();
+            let synced = trace::synced_since(trace, &path.to_string_lossy());
+            let synced = synced.with_context(|| format!("no call is about {key:?}"))?;
+            for dir in path.ancestors().skip(1).map(|dir| base.join(dir)) {
+                ensure!(
+                    synced.contains(&dir),
+                    "{key:?} was changed ({:?} to {:?}), and after it {} was not synced",
+                    before[n],
+                    after[n],
+                    dir.display()
+                );
+            }
         }
         Ok(())
     }

@@ -55,6 +55,10 @@ impl Setting {
         }
     }
 
+    pub(super) fn is_full(self) -> bool {
+        matches!(self, Setting::Full | Setting::FullSyncfs)
+    }
+
     fn options(self) -> StoreOptions {
         // So that each hit notes its use.
         let options = StoreOptions::new().touch_after(Duration::ZERO);

@@ -1,6 +1,6 @@
 //! Running a process under `strace`: once to see its calls, and then with a fault at one of them.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
@@ -14,6 +14,9 @@ use super::worker::{BEGIN, END};
 
 /// No operation takes this long unless it hangs.
 const DEADLINE: Duration = Duration::from_secs(30);
+
+/// The calls that show whether what got or lost a name was made durable; not every system has each.
+const DURABLE_NAMES: &str = "fsync,?rename,renameat,renameat2,?unlink,unlinkat";
 
 /// A call that a process made. `strace` counts the calls of each name in each thread.
 #[derive(Clone, Debug)]
@@ -87,14 +90,16 @@ pub(super) fn run(
 ) -> anyhow::Result<End> {
     let [said, complaint] = ["said", "complaint"].map(|suffix| log.with_extension(suffix));
     let mut command = Command::new("strace");
-    command.args(["-f", "-qq", "-s", "200", "-o"]).arg(log);
+    command
+        .args(["-f", "-qq", "-y", "-s", "200", "-o"])
+        .arg(log);
     if let Some((call, fault)) = fault {
         let what = match fault {
             Fault::Kill => "signal=KILL".to_owned(),
             Fault::Error(errno) => format!("error={errno}"),
         };
         let (name, nth) = (&call.name, call.nth);
-        command.args(["-e", &format!("trace={name}")]);
+        command.args(["-e", &format!("trace={name},{DURABLE_NAMES}")]);
         command.args(["-e", &format!("inject={name}:{what}:when={nth}")]);
     }
     command
@@ -123,8 +128,7 @@ fn ended_in_time(command: &mut Command) -> anyhow::Result<ExitStatus> {
             return Ok(status);
         }
         if Instant::now() > end {
-            // Its tracees go on, untraced; they are not waited for.
-            child.kill()?;
+            child.kill()?; // and the process with it, which asked for that
             child.wait()?;
             bail!("it hangs: not ended within {DEADLINE:?}");
         }
@@ -173,6 +177,27 @@ pub(super) fn calls(trace: &str) -> anyhow::Result<Calls> {
     Ok(calls)
 }
 
+/// The directories that were synced after the last time that a name was given or taken away. `None`: it
+/// never was.
+pub(super) fn synced_since(trace: &str, name: &str) -> Option<BTreeSet<PathBuf>> {
+    let quoted = format!("\"{name}\"");
+    let worked: Vec<(&str, &str)> = trace
+        .lines()
+        .filter(|line| !line.contains(" = -1 "))
+        .filter_map(|line| Some((parse(line)?.1, line)))
+        .collect();
+    let changes = |&(call, line): &(&str, &str)| {
+        (call.starts_with("rename") || call.starts_with("unlink")) && line.contains(&quoted)
+    };
+    let last = worked.iter().rposition(changes)?;
+    let synced = worked[last..].iter().filter(|(call, _)| *call == "fsync");
+    let path_of = |(_, line): &(&str, &str)| {
+        let (path, _) = line.split_once('<')?.1.split_once('>')?;
+        Some(PathBuf::from(path))
+    };
+    Some(synced.filter_map(path_of).collect())
+}
+
 /// The thread and the name of a call that begins in this line: not of one that is resumed, nor of a
 /// signal.
 fn parse(line: &str) -> Option<(&str, &str)> {
@@ -205,5 +230,16 @@ mod tests {
             .collect();
         assert_eq!(found, [("openat", 2), ("close", 1), ("openat", 3)]);
         assert_eq!(calls.hidden, 1);
+    }
+
+    #[test]
+    fn a_sync_counts_after_the_name_and_if_it_worked() {
+        let trace = "7 fsync(4</s/a>) = 0\n\
+                     7 renameat(3</s>, \"tmp/f-1\", 3</s>, \"a/b\") = 0\n\
+                     7 fsync(4</s/c>) = -1 EIO (Input/output error) (INJECTED)\n\
+                     7 fsync(4</s> <unfinished ...>\n";
+        let synced = super::synced_since(trace, "a/b").unwrap();
+        assert!(synced.iter().eq([std::path::Path::new("/s")]));
+        assert_eq!(super::synced_since(trace, "b"), None);
     }
 }

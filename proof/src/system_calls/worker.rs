@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use rustix::fs::Access;
+use rustix::process::{Signal, set_parent_process_death_signal};
 
 use super::operation::Operation;
 use super::store::Setting;
@@ -22,6 +23,8 @@ pub(crate) struct Options {
 /// Says one line, in fields that are separated by tabs: `OK` and a word; or `ERR`, a kind, a path and
 /// a sentence; or, where what failed is no call of the library's, `OWN` and a sentence.
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
+    // The parent is `strace`, which is killed if this hangs.
+    set_parent_process_death_signal(Some(Signal::KILL))?;
     let operation = Operation::named(&options.operation)?;
     let setting = Setting::ALL
         .into_iter()
