@@ -31,12 +31,15 @@ const SLACK_BYTES: u64 = 512 << 10;
 
 pub(crate) fn run(options: Options) -> anyhow::Result<()> {
     let seed = options.seed.unwrap_or_else(|| fastrand::u64(..));
-    let scratch = crate::scratch::directory(options.scratch.as_deref())?;
+    let scratch = crate::scratch::directory(options.scratch.as_deref(), 0)?;
     let began = Instant::now();
-    let store = StoreOptions::new().durability(Durability::None);
+    let (files, trees) = (scratch.path().join("files"), scratch.path().join("trees"));
+    // Who makes things durable opens what others do not.
+    let [none, full] = [Durability::None, Durability::Full]
+        .map(|durability| StoreOptions::new().durability(durability));
     let mut work = Work {
-        files: store.open_file_store(scratch.path().join("files"))?,
-        trees: store.open_dir_store(scratch.path().join("trees"))?,
+        files: [none.open_file_store(&files)?, full.open_file_store(&files)?],
+        trees: [none.open_dir_store(&trees)?, full.open_dir_store(&trees)?],
         random: fastrand::Rng::with_seed(seed),
         refused: 0,
     };
@@ -92,8 +95,8 @@ impl Usage {
 }
 
 struct Work {
-    files: KVFileStore,
-    trees: KVDirStore,
+    files: [KVFileStore; 2],
+    trees: [KVDirStore; 2],
     random: fastrand::Rng,
     refused: u64,
 }
@@ -104,9 +107,13 @@ impl Work {
         let bytes = vec![7; self.random.usize(0..5000)];
         let fill = |w: &mut larder::ValueWriter| Ok(w.write_all(&bytes)?);
         let plant = |tree: &Path| Ok(std::fs::write(tree.join("a"), &bytes)?);
-        let files = &self.files;
+        let which = self.random.usize(0..2);
+        let (files, trees) = (&self.files[which], &self.trees[which]);
         match self.random.u32(0..1000) {
-            0..250 => drop(files.get(&key)?),
+            0..240 => drop(files.get(&key)?),
+            240..245 => drop((files.touch(&key)?, trees.touch(&key)?)),
+            245..248 => drop((files.entries().count(), trees.entries().count())),
+            248..250 => drop((files.sweep()?, trees.sweep()?)),
             250..350 => drop(files.read(&key)?),
             350..450 => drop(files.get_or_set(&key, fill)?),
             450..550 => drop(files.set(&key, fill)?),
@@ -128,42 +135,43 @@ impl Work {
                 }
                 batch.commit()?;
             }
-            700..760 => drop(self.trees.get(&key)?),
-            760..800 => drop(self.trees.get_or_set(&key, plant)?),
-            800..830 => drop(self.trees.replace(&key, plant)?),
-            830..870 => drop(self.trees.remove(&key)?),
-            870..1000 => self.fail(&key)?,
+            700..760 => drop(trees.get(&key)?),
+            760..800 => drop(trees.get_or_set(&key, plant)?),
+            800..830 => drop(trees.replace(&key, plant)?),
+            830..870 => drop(trees.remove(&key)?),
+            870..1000 => self.fail(which, &key)?,
             _ => unreachable!("below a thousand"),
         }
         Ok(())
     }
 
     /// What is refused, fails or is given up may leave no more behind than what succeeds.
-    fn fail(&mut self, key: &[u8]) -> anyhow::Result<()> {
+    fn fail(&mut self, which: usize, key: &[u8]) -> anyhow::Result<()> {
         self.refused += 1;
+        let (files, trees) = (&self.files[which], &self.trees[which]);
         let kind = match self.random.u32(0..130) {
-            0..40 => kind(self.files.set(key, |_w| bail!("on purpose")))?,
-            40..60 => kind(self.trees.replace(key, |_tree| bail!("on purpose")))?,
+            0..40 => kind(files.set(key, |_w| bail!("on purpose")))?,
+            40..60 => kind(trees.replace(key, |_tree| bail!("on purpose")))?,
             60..90 => {
-                let _held = self.files.lock(key)?;
-                kind(self.files.with_wait(Wait::TryOnce).lock(key))?
+                let _held = files.lock(key)?;
+                kind(files.with_wait(Wait::TryOnce).lock(key))?
             }
             90..100 => {
-                let _held = self.trees.lock(key)?;
+                let _held = trees.lock(key)?;
                 let wait = Wait::Timeout(Duration::from_micros(300));
-                kind(self.trees.with_wait(wait).lock(key))?
+                kind(trees.with_wait(wait).lock(key))?
             }
             100..110 => {
                 let caught = std::panic::catch_unwind(AssertUnwindSafe(|| {
                     let panics = |_w: &mut _| std::panic::resume_unwind(Box::new("on purpose"));
-                    self.files.set(key, panics)
+                    files.set(key, panics)
                 }));
                 ensure!(caught.is_err(), "a closure's panic did not come through");
                 return Ok(());
             }
             _ => {
-                let _lease = self.trees.get_or_set(key, |_tree| Ok(()))?;
-                kind(self.trees.remove(key))?
+                let _lease = trees.get_or_set(key, |_tree| Ok(()))?;
+                kind(trees.remove(key))?
             }
         };
         let expected = [ErrorKind::Compute, ErrorKind::Busy, ErrorKind::InUse];
