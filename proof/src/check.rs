@@ -59,6 +59,10 @@ struct Stores {
 impl Check<'_> {
     /// An error is a promise that was broken. Otherwise: what was seen, and what is left now.
     pub(crate) fn run(&self) -> anyhow::Result<(Tally, Settled)> {
+        self.look().context("VIOLATION")
+    }
+
+    fn look(&self) -> anyhow::Result<(Tally, Settled)> {
         let mut rng = fastrand::Rng::with_seed(self.seed);
         let stores = Stores {
             files: KVFileStore::new(self.caches.join("files"))

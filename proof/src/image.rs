@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 
+use crate::kernel;
+
 /// For the images of a run, and its log.
-const ROOM_BYTES: u64 = 3 << 30;
+pub(crate) const ROOM_BYTES: u64 = 3 << 30;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum FileSystem {
@@ -48,19 +50,21 @@ impl FileSystem {
     }
 }
 
-/// A directory for images that is removed when it is dropped: below `wanted`, or else in memory if
-/// there is room. A flush costs nothing there, so that there is more to be cut off in the same time.
-pub(crate) fn scratch(wanted: Option<&Path>) -> anyhow::Result<tempfile::TempDir> {
-    let shared_memory = Path::new("/dev/shm");
-    let has_room = |path: &Path| {
-        rustix::fs::statvfs(path).is_ok_and(|found| found.f_bavail * found.f_frsize >= ROOM_BYTES)
-    };
-    let parent = match wanted {
-        Some(wanted) => wanted.to_path_buf(),
-        None if has_room(shared_memory) => shared_memory.to_path_buf(),
-        None => std::env::temp_dir(),
-    };
-    tempfile::tempdir_in(&parent).with_context(|| format!("use {}", parent.display()))
+/// Gives this process mounts of its own, or says why it can mount nothing, or lacks a program.
+pub(crate) fn why_not(file_system: FileSystem, programs: &[&str]) -> Option<String> {
+    if !rustix::process::geteuid().is_root() {
+        return Some("needs root".to_owned());
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let is_there =
+        |program: &str| std::env::split_paths(&path).any(|dir| dir.join(program).is_file());
+    let mkfs = format!("mkfs.{}", file_system.name());
+    let mut needed = programs.iter().copied().chain(["mount", &mkfs]);
+    if let Some(missing) = needed.find(|program| !is_there(program)) {
+        return Some(format!("there is no {missing}"));
+    }
+    let refused = kernel::own_mounts().err()?;
+    Some(format!("a mount table of its own is refused: {refused}"))
 }
 
 /// Runs a command to its end. What it says is in the error if it fails.

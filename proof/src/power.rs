@@ -15,6 +15,7 @@ use crate::expect::{self, Begun, Settled};
 use crate::image::{self, FileSystem, Mounted};
 use crate::kernel;
 use crate::plan::Step;
+use crate::scratch;
 use crate::workload::Survives;
 use crate::writers::{Load, STEPS, Writers};
 
@@ -33,27 +34,26 @@ pub(crate) struct Options {
     /// Drawn and printed if it is not given
     #[arg(long)]
     seed: Option<u64>,
-    /// Where the image is made; in memory if there is room
+    /// Where the image is made [default: TMPDIR, or memory if there is room]
     #[arg(long)]
     scratch: Option<PathBuf>,
 }
 
 pub(crate) fn run(options: Options) -> anyhow::Result<()> {
-    if !rustix::process::geteuid().is_root() {
-        println!("SKIPPED power: needs root");
-        return Ok(());
-    }
     if options.file_system == FileSystem::Btrfs {
         bail!("btrfs cannot be shut down; try block-log");
     }
-    kernel::own_mounts().context("get a mount table")?;
+    if let Some(why) = image::why_not(options.file_system, &[]) {
+        println!("SKIPPED power: {why}");
+        return Ok(());
+    }
     let seed = options.seed.unwrap_or_else(|| fastrand::u64(..));
     let title = format!(
         "power: {}, durability {}, seed {seed}",
         options.file_system.name(),
         options.durability.name()
     );
-    let dir = image::scratch(options.scratch.as_deref())?;
+    let dir = scratch::directory(options.scratch.as_deref(), image::ROOM_BYTES)?;
     let mut bench = Bench::new(options.file_system, options.durability, seed, dir.path())?;
     let started = Instant::now();
     for cut in 0..options.cuts {
@@ -82,6 +82,9 @@ pub(crate) fn run(options: Options) -> anyhow::Result<()> {
     );
     if options.durability == Survives::None && torn == 0 {
         bail!("{title}: no value was torn, so nothing is known: this detects nothing");
+    }
+    if bench.acknowledged == 0 {
+        bail!("{title}: no operation came to its end, so nothing had to be there");
     }
     Ok(())
 }

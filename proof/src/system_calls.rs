@@ -15,10 +15,10 @@ mod trace;
 pub(crate) mod worker;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 
 use case::Case;
 use operation::Operation;
@@ -35,9 +35,9 @@ pub(crate) struct Options {
     /// Of the errors try only every so many (kills are all tried)
     #[arg(long, default_value_t = 1)]
     every: usize,
-    /// Where the stores are made [default: in memory if possible]
+    /// Where the stores are made [default: TMPDIR, or memory]
     #[arg(long)]
-    dir: Option<PathBuf>,
+    scratch: Option<PathBuf>,
     /// How many processes at a time
     #[arg(long, default_value_t = 2)]
     jobs: usize,
@@ -89,7 +89,7 @@ pub(crate) fn run(options: Options) -> anyhow::Result<()> {
             .map(|name| Operation::named(name))
             .collect::<Result<_, _>>()?,
     };
-    let dir = scratch(options.dir.as_deref())?;
+    let dir = crate::scratch::directory(options.scratch.as_deref(), 0)?;
     let start = Instant::now();
     let mut total = Tally::default();
     for operation in &operations {
@@ -117,16 +117,6 @@ pub(crate) fn run(options: Options) -> anyhow::Result<()> {
     }
     tell(&total, operations.len(), start);
     Ok(())
-}
-
-fn scratch(dir: Option<&Path>) -> anyhow::Result<tempfile::TempDir> {
-    let memory = Path::new("/dev/shm");
-    let temp = std::env::temp_dir();
-    let dir = dir.unwrap_or(if memory.is_dir() { memory } else { &temp });
-    let made = tempfile::Builder::new()
-        .prefix("larder-proof-")
-        .tempdir_in(dir);
-    made.with_context(|| format!("make a directory in {}", dir.display()))
 }
 
 fn tell(total: &Tally, operations: usize, start: Instant) {

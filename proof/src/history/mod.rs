@@ -62,7 +62,7 @@ impl From<Promise> for Durability {
 
 pub(crate) fn run(options: Options) -> anyhow::Result<()> {
     let seed = options.seed.unwrap_or_else(|| fastrand::u64(..));
-    let scratch = crate::scratch::directory(options.scratch.as_deref())?;
+    let scratch = crate::scratch::directory(options.scratch.as_deref(), 0)?;
     let began = Instant::now();
     let (mut events, kills) = record(&options, seed, scratch.path())?;
     let recorded = began.elapsed();
