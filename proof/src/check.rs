@@ -206,7 +206,7 @@ impl Stores {
         match key.kind {
             Kind::File => Ok(match self.files.read(&key.name())? {
                 None => Found::Whole(State::Absent),
-                Some(bytes) => find_value(key, &bytes),
+                Some(bytes) => find_value(key, &bytes)?,
             }),
             Kind::Tree => {
                 let Some(lease) = self.trees.get(&key.name())? else {
@@ -292,12 +292,13 @@ impl Stores {
     }
 }
 
-fn find_value(key: Key, bytes: &[u8]) -> Found {
-    match content::recognise(bytes) {
+/// An error is what no durability excuses: a value of another key.
+fn find_value(key: Key, bytes: &[u8]) -> anyhow::Result<Found> {
+    Ok(match content::recognise(bytes) {
         Some((number, place)) if place == key.place(0) => {
             Found::Whole(State::value(number, bytes.len()))
         }
-        Some(other) => Found::Torn(format!("what step and place {other:?} wrote")),
+        Some((number, place)) => bail!("it has what step {number} wrote to place {place:#x}"),
         None if bytes.is_empty() => Found::Whole(State::value(0, 0)),
         None => {
             let zeros = bytes.iter().filter(|&&byte| byte == 0).count();
@@ -306,5 +307,5 @@ fn find_value(key: Key, bytes: &[u8]) -> Found {
                 bytes.len()
             ))
         }
-    }
+    })
 }
