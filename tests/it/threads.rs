@@ -70,9 +70,8 @@ fn threads_share_a_store_of_files() {
 fn share_files() {
     let dir = tempdir();
     let store = KVFileStore::new(dir.path()).unwrap();
-    let (taken, waited) = ([const { AtomicBool::new(false) }; 2], AtomicUsize::new(0));
-    let waited = std::sync::Arc::new(waited);
-    let heard = waited.clone();
+    let taken = [const { AtomicBool::new(false) }; 2];
+    let heard = AtomicUsize::new(0);
     let patient = store.with_on_wait(move |info| {
         // Asking who holds the lock reads what the holder writes at this moment.
         let _ = info.holder.as_ref().map(|holder| holder.pid);

@@ -66,14 +66,15 @@ pub(crate) fn run(options: Options) -> anyhow::Result<()> {
     let began = Instant::now();
     let (mut events, kills) = record(&options, seed, scratch.path())?;
     let recorded = began.elapsed();
-    let last = look(&options, scratch.path(), &mut events)?;
+    let last = look(&options, scratch.path(), &mut events)
+        .with_context(|| format!("VIOLATION: seed {seed}, after the end"))?;
     event::sort(&mut events);
     for key in 0..2 * options.keys {
         let of_key: Vec<Event> = events.iter().filter(|e| e.key == key).copied().collect();
         if let Err(violation) = linear::check(&of_key) {
             let kept = scratch.keep();
             bail!(
-                "seed {seed}: key {key}: {violation}\nthe stores are kept in {}",
+                "VIOLATION: seed {seed}: key {key}: {violation}\nthe stores are kept in {}",
                 kept.display()
             );
         }
@@ -141,7 +142,7 @@ impl Running {
         let status = self.child.wait()?;
         // It may have been killed while it was telling.
         match std::fs::read_to_string(process::violation(&self.record)) {
-            Ok(violation) => bail!("{violation}"),
+            Ok(violation) => bail!("VIOLATION: {violation}"),
             Err(_) => ensure!(
                 status.signal() == Some(9),
                 "a process ended by itself, {status}"
@@ -225,7 +226,10 @@ fn go_on(running: &mut [Running]) -> anyhow::Result<()> {
             for one in running {
                 one.kill()?; // it may have ended, and says why
             }
-            bail!("a process has ended nothing for {:?}", process::DEADLINE);
+            bail!(
+                "VIOLATION: a process has ended nothing for {:?}",
+                process::DEADLINE
+            );
         }
         std::thread::sleep(Duration::from_millis(1));
     }
@@ -252,7 +256,11 @@ impl Progress {
             };
         }
         let stuck = self.at.elapsed() > process::DEADLINE;
-        ensure!(!stuck, "nothing has ended for {:?}", process::DEADLINE);
+        ensure!(
+            !stuck,
+            "VIOLATION: nothing has ended for {:?}",
+            process::DEADLINE
+        );
         Ok(())
     }
 }
