@@ -16,7 +16,7 @@ use crate::check::{Check, Tally};
 use crate::expect::{self, Begun};
 use crate::image::{self, FileSystem, Mounted};
 use crate::scratch;
-use crate::workload::Survives;
+use crate::survives::Survives;
 use crate::writers::{Load, Record, STEPS};
 use recording::Recorder;
 use replay::Replay;

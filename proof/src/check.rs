@@ -11,7 +11,7 @@ use crate::content::{self, Key, Kind};
 use crate::expect::{Expected, Settled};
 use crate::plan::State;
 use crate::residue;
-use crate::workload::Survives;
+use crate::survives::Survives;
 
 /// What was seen, summed up over the power cuts of a run.
 #[derive(Clone, Copy, Debug, Default)]

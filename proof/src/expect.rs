@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use crate::content::Key;
 use crate::plan::{self, State, Step};
-use crate::workload::Survives;
+use crate::survives::Survives;
 
 /// What is known to be on disk when the writers begin.
 pub(crate) type Settled = BTreeMap<Key, State>;

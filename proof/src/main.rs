@@ -16,6 +16,7 @@ mod plan;
 mod power;
 mod residue;
 mod scratch;
+mod survives;
 mod system_calls;
 mod workload;
 mod writers;

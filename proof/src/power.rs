@@ -16,7 +16,7 @@ use crate::image::{self, FileSystem, Mounted};
 use crate::kernel;
 use crate::plan::Step;
 use crate::scratch;
-use crate::workload::Survives;
+use crate::survives::Survives;
 use crate::writers::{Load, STEPS, Writers};
 
 const IMAGE_BYTES: u64 = 600 << 20;

@@ -7,37 +7,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
-use larder::{Barrier, Durability, KVDirStore, KVFileStore, StoreOptions};
+use larder::{Barrier, KVDirStore, KVFileStore, StoreOptions};
 use rustix::process::{Signal, set_parent_process_death_signal};
 
 use crate::content::{self, Key};
 use crate::plan::{Action, Step};
-
-/// The durability of the stores, as the command line names it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Survives {
-    None,
-    Data,
-    Full,
-}
-
-impl Survives {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Survives::None => "none",
-            Survives::Data => "data",
-            Survives::Full => "full",
-        }
-    }
-
-    fn durability(self) -> Durability {
-        match self {
-            Survives::None => Durability::None,
-            Survives::Data => Durability::Data,
-            Survives::Full => Durability::Full,
-        }
-    }
-}
+use crate::survives::Survives;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {

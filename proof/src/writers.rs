@@ -10,7 +10,8 @@ use std::time::Duration;
 use anyhow::Context;
 
 use crate::plan::{Step, WRITERS};
-use crate::workload::{Moment, REPORT_BYTES, Report, Survives};
+use crate::survives::Survives;
+use crate::workload::{Moment, REPORT_BYTES, Report};
 
 /// A step that a writer began, and how many entries the block log had before and after it.
 #[derive(Debug)]

@@ -12,8 +12,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use larder::Durability;
 
+use crate::survives::Survives;
 use event::{Answer, Asked, Event, What};
 
 /// What can be chosen.
@@ -33,31 +33,13 @@ pub(crate) struct Options {
     kill_every_ms: u64,
     /// What the stores promise; a kill may not matter to any
     #[arg(long, default_value = "none")]
-    durability: Promise,
+    durability: Survives,
     /// To repeat the same choices; the kills fall elsewhere all the same
     #[arg(long)]
     seed: Option<u64>,
     /// Where the stores are made [default: TMPDIR, or memory]
     #[arg(long)]
     scratch: Option<PathBuf>,
-}
-
-/// [`Durability`], on the command line.
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
-pub(crate) enum Promise {
-    None,
-    Data,
-    Full,
-}
-
-impl From<Promise> for Durability {
-    fn from(promise: Promise) -> Durability {
-        match promise {
-            Promise::None => Durability::None,
-            Promise::Data => Durability::Data,
-            Promise::Full => Durability::Full,
-        }
-    }
 }
 
 pub(crate) fn run(options: Options) -> anyhow::Result<()> {
@@ -122,10 +104,7 @@ impl Running {
             .args(["--process", &process.to_string()])
             .args(["--keys", &options.keys.to_string()])
             .args(["--seed", &seed.wrapping_add(u64::from(process)).to_string()])
-            .args([
-                "--durability",
-                &format!("{:?}", options.durability).to_lowercase(),
-            ])
+            .args(["--durability", options.durability.name()])
             .arg("--stores")
             .arg(dir)
             .arg("--record")
@@ -170,8 +149,8 @@ fn record(options: &Options, seed: u64, dir: &Path) -> anyhow::Result<(Vec<Event
     ensure!((2..=16).contains(&options.processes), "2 to 16 processes");
     let mut random = fastrand::Rng::with_seed(seed);
     // Made before anybody is killed: what a killed opening leaves is tried elsewhere.
-    process::file_store(dir, options.durability.into())?;
-    process::tree_store(dir, options.durability.into())?;
+    process::file_store(dir, options.durability.durability())?;
+    process::tree_store(dir, options.durability.durability())?;
     let mut next = 0;
     let mut start = || {
         next += 1;
@@ -268,8 +247,8 @@ impl Progress {
 /// After everybody is gone: each key is read once more, as a part of its history; nothing is left over,
 /// and the listing is what the reads say. Returns how many keys have a value.
 fn look(options: &Options, dir: &Path, events: &mut Vec<Event>) -> anyhow::Result<usize> {
-    let files = process::file_store(dir, options.durability.into())?;
-    let trees = process::tree_store(dir, options.durability.into())?;
+    let files = process::file_store(dir, options.durability.durability())?;
+    let trees = process::tree_store(dir, options.durability.durability())?;
     for report in [files.sweep()?, trees.sweep()?] {
         ensure!(report.kept.is_empty(), "a sweep kept {:?}", report.kept);
     }

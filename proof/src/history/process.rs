@@ -13,6 +13,7 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 
 use super::content;
 use super::event::{Answer, Asked, Number, Recorder};
+use crate::survives::Survives;
 
 /// What it is told.
 #[derive(Debug, clap::Args)]
@@ -34,7 +35,7 @@ pub(crate) struct Options {
     pub(crate) seed: u64,
     /// As in `larder::Durability`
     #[arg(long)]
-    pub(crate) durability: super::Promise,
+    pub(crate) durability: Survives,
 }
 
 /// Longer than anything here takes unless it hangs.
@@ -52,8 +53,8 @@ struct Process {
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
     let mut process = Process {
-        files: file_store(&options.stores, options.durability.into())?,
-        trees: tree_store(&options.stores, options.durability.into())?,
+        files: file_store(&options.stores, options.durability.durability())?,
+        trees: tree_store(&options.stores, options.durability.durability())?,
         recorder: Recorder::create(&options.record, options.process)?,
         random: fastrand::Rng::with_seed(options.seed),
         keys: options.keys,
