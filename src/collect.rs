@@ -335,8 +335,10 @@ fn sweep_dir(root: &Root, path: &Path) -> io::Result<bool> {
     let Some(lock) = lock_staged(root, &lock_path, true)? else {
         return Ok(false);
     };
-    staging::discard(root, path);
+    // What is left of it is found by its own name the next time.
+    let discarded = staging::discard(root, path);
     let removed = sys::absent_is_none(root.dir.unlink(&lock_path));
     flock::unlock(&lock)?;
+    discarded?;
     removed.map(|removed| removed.is_some())
 }

@@ -206,7 +206,7 @@ impl Drop for StagedDir {
             return;
         }
         // A sweep takes whatever cannot be removed here.
-        discard(&self.root, &self.path);
+        let _ = discard(&self.root, &self.path);
         if let Some(lock) = self.lock.take() {
             let _ = self.root.dir.unlink(self.lock_path());
             let _ = flock::unlock(&lock);
@@ -218,12 +218,14 @@ impl Drop for StagedDir {
 ///
 /// It is renamed aside first: if a client published it at this very moment, one of the two renames
 /// finds nothing, and nothing is deleted through a path that may have been published.
-pub(crate) fn discard(root: &Root, path: &Path) {
-    match dispose::set_aside(root, path) {
-        Ok(Some(dead)) => drop(dispose::delete(root, &dead)),
+pub(crate) fn discard(root: &Root, path: &Path) -> io::Result<()> {
+    let discarded = match dispose::set_aside(root, path) {
+        Ok(Some(dead)) => dispose::delete(root, &dead),
+        Ok(None) => Ok(()),
         // In a lower overlay layer, where nobody can rename it: no client can publish it either.
-        Err(err) if sys::is(&err, Errno::XDEV) => drop(dispose::delete(root, path)),
-        Ok(None) | Err(_) => {}
-    }
-    let _ = root.dir.unlink(with_suffix(path, SIDECAR_SUFFIX));
+        Err(err) if sys::is(&err, Errno::XDEV) => dispose::delete(root, path),
+        Err(err) => Err(err),
+    };
+    let forgotten = sys::absent_is_none(root.dir.unlink(with_suffix(path, SIDECAR_SUFFIX)));
+    discarded.and(forgotten.map(drop))
 }

@@ -1068,3 +1068,23 @@ fn a_tree_that_is_partly_anothers_goes_out_of_sight_and_waits() {
         assert_eq!(listing(&base), crate::support::empty_store());
     }
 }
+
+/// It was counted as swept, and that it was not went unsaid.
+#[test]
+fn a_staged_tree_that_is_partly_anothers_is_not_said_to_be_swept() {
+    if !is_root("a_staged_tree_that_is_partly_anothers_is_not_said_to_be_swept") {
+        return;
+    }
+    let ground = Ground::new();
+    let base = ground.of("ann", ANN, GROUP, 0o755).join("store");
+    let mut ann = ground.trees(ANN, "022", &base, "");
+    let staged = base.join("tmp/t-0123456789");
+    std::fs::create_dir_all(staged.join("bobs")).unwrap();
+    std::fs::write(staged.join("bobs/file"), "dead").unwrap();
+    give(&staged, ANN, GROUP);
+    give(&staged.join("bobs"), BOB, GROUP);
+    let kept = format!("kept [NotPermitted {}]", staged.display());
+    ann.answers("sweep", &format!("removed 0 swept 0 {kept}"));
+    assert_eq!(KVDirStore::new(&base).unwrap().sweep().unwrap().swept, 1);
+    assert_eq!(listing(&base), crate::support::empty_store());
+}
