@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
@@ -204,10 +205,19 @@ fn violation(key: Key, expected: &Expected, found: &str) -> String {
 impl Stores {
     fn find(&self, key: Key) -> anyhow::Result<Found> {
         match key.kind {
-            Kind::File => Ok(match self.files.read(&key.name())? {
-                None => Found::Whole(State::Absent),
-                Some(bytes) => find_value(key, &bytes)?,
-            }),
+            Kind::File => {
+                let Some(value) = self.files.get(&key.name())? else {
+                    return Ok(Found::Whole(State::Absent));
+                };
+                let mode = value.into_file()?.metadata()?.permissions().mode();
+                ensure!(
+                    mode & 0o222 == 0,
+                    "{}: it can be written: {mode:o}",
+                    key.name()
+                );
+                let bytes = self.files.read(&key.name())?;
+                find_value(key, &bytes.context("it went while it was looked at")?)
+            }
             Kind::Tree => {
                 let Some(lease) = self.trees.get(&key.name())? else {
                     return Ok(Found::Whole(State::Absent));

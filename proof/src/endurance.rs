@@ -13,7 +13,7 @@ use larder::{Durability, ErrorKind, KVDirStore, KVFileStore, StoreOptions, Wait}
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     /// Ends after so many
-    #[arg(long, default_value_t = 1_000_000)]
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(20_000..))]
     operations: u64,
     /// To repeat the same choices
     #[arg(long)]

@@ -12,6 +12,7 @@ mod expect;
 mod history;
 mod image;
 mod kernel;
+mod orphan;
 mod plan;
 mod power;
 mod residue;
@@ -20,6 +21,8 @@ mod survives;
 mod system_calls;
 mod workload;
 mod writers;
+
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -53,8 +56,18 @@ enum Way {
     Workload(workload::Options),
 }
 
-fn main() -> anyhow::Result<()> {
-    match Arguments::parse().way {
+fn main() -> ExitCode {
+    match run(Arguments::parse().way) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(err) => {
+            eprintln!("Error: {err:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(way: Way) -> anyhow::Result<()> {
+    match way {
         Way::Power(options) => power::run(options),
         Way::BlockLog(options) => block_log::run(options),
         Way::SystemCalls(options) => system_calls::run(options),

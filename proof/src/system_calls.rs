@@ -33,13 +33,13 @@ pub(crate) struct Options {
     #[arg(long)]
     errors: bool,
     /// Of the errors try only every so many (kills are all tried)
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = parse_count)]
     every: usize,
     /// Where the stores are made [default: TMPDIR, or memory]
     #[arg(long)]
     scratch: Option<PathBuf>,
     /// How many processes at a time
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = 2, value_parser = parse_count)]
     jobs: usize,
     /// Show the calls of each operation
     #[arg(long)]
@@ -98,7 +98,7 @@ pub(crate) fn run(options: Options) -> anyhow::Result<()> {
                 operation,
                 setting,
                 dir: dir.path(),
-                jobs: options.jobs.max(1),
+                jobs: options.jobs,
             };
             let tally = case.run(options.errors.then_some(options.every), options.show)?;
             let few = tally.unmet * 10 <= tally.points();
@@ -138,5 +138,14 @@ fn tell(total: &Tally, operations: usize, start: Instant) {
             "excluded: {} calls of threads, hidden by the program's start",
             total.hidden
         );
+    }
+}
+
+/// A number of at least one.
+fn parse_count(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("it must be at least 1".to_owned()),
+        Ok(count) => Ok(count),
+        Err(err) => Err(err.to_string()),
     }
 }

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use anyhow::Context;
 use larder::{Barrier, KVDirStore, KVFileStore, StoreOptions};
-use rustix::process::{Signal, set_parent_process_death_signal};
 
 use crate::content::{self, Key};
 use crate::plan::{Action, Step};
@@ -81,7 +80,7 @@ impl Report {
 
 pub(crate) fn run(options: Options) -> anyhow::Result<()> {
     // Who waits for a lock would not notice that nobody listens any more, and keep what is mounted.
-    set_parent_process_death_signal(Some(Signal::KILL))?;
+    crate::orphan::die_with_parent()?;
     match options.writer {
         Some(writer) => write(&options, writer),
         None => Ok(disturb(&options.caches)?),

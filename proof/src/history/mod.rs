@@ -20,7 +20,7 @@ use event::{Answer, Asked, Event, What};
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     /// Ends after so many operations
-    #[arg(long, default_value_t = 100_000)]
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1_000..))]
     operations: u64,
     /// How many processes run at a time
     #[arg(long, default_value_t = 6)]

@@ -9,7 +9,6 @@ use larder::{
     CancelToken, DirLease, Durability, ErrorKind, KVDirStore, KVFileStore, Outcome, StoreOptions,
     Value, Wait,
 };
-use rustix::process::{Signal, set_parent_process_death_signal};
 
 use super::content;
 use super::event::{Answer, Asked, Number, Recorder};
@@ -51,7 +50,7 @@ struct Process {
 
 /// Ends only by being killed, or with what must not have happened.
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
-    set_parent_process_death_signal(Some(Signal::KILL))?;
+    crate::orphan::die_with_parent()?;
     let mut process = Process {
         files: file_store(&options.stores, options.durability.durability())?,
         trees: tree_store(&options.stores, options.durability.durability())?,

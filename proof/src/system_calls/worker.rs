@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use rustix::fs::Access;
-use rustix::process::{Signal, set_parent_process_death_signal};
 
 use super::operation::Operation;
 use super::store::Setting;
@@ -24,7 +23,7 @@ pub(crate) struct Options {
 /// a sentence; or, where what failed is no call of the library's, `OWN` and a sentence.
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     // The parent is `strace`, which is killed if this hangs.
-    set_parent_process_death_signal(Some(Signal::KILL))?;
+    crate::orphan::die_with_parent()?;
     let operation = Operation::named(&options.operation)?;
     let setting = Setting::ALL
         .into_iter()
