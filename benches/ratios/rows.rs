@@ -1,0 +1,389 @@
+//! The rows of the table: each the same work by the raw system calls, by posy's algorithm and by
+//! larder.
+
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+use larder::{Barrier, Durability, KVFileStore, StoreOptions};
+
+use crate::measure::{Figure, Way, in_turn, round_robin};
+use crate::{posy, raw};
+
+/// One row's name, what it is to reach, and what came out.
+#[derive(Debug)]
+pub(crate) struct Row {
+    pub(crate) name: &'static str,
+    /// The ways that have a goal, and the goals.
+    pub(crate) goals: &'static [(&'static str, f64)],
+    pub(crate) figures: Vec<Figure>,
+}
+
+/// A kind of work: measured in a directory of its own.
+pub(crate) struct Kind {
+    pub(crate) name: &'static str,
+    goals: &'static [(&'static str, f64)],
+    measure: fn(&Path, usize) -> Vec<Figure>,
+}
+
+impl Kind {
+    pub(crate) fn row(&self, dir: &Path, turns: usize) -> Row {
+        Row {
+            name: self.name,
+            goals: self.goals,
+            figures: (self.measure)(dir, turns),
+        }
+    }
+}
+
+pub(crate) const KINDS: [Kind; 9] = [
+    Kind {
+        name: "hit",
+        goals: &[("read_into", 1.30), ("get + read", 1.45)],
+        measure: hit,
+    },
+    Kind {
+        name: "miss",
+        goals: &[("get", 1.25)],
+        measure: miss,
+    },
+    Kind {
+        name: "set, durable",
+        goals: &[("set", 1.10)],
+        measure: set_durable,
+    },
+    Kind {
+        name: "set, None, replaced",
+        goals: &[("set", 1.40)],
+        measure: set_replaced,
+    },
+    Kind {
+        name: "set, None, new",
+        goals: &[("set", 1.70)],
+        measure: set_new,
+    },
+    Kind {
+        name: "batch of 1,000",
+        goals: &[("syncfs", 1.50)],
+        measure: batch,
+    },
+    Kind {
+        name: "batch of 100 beside foreign data",
+        goals: &[],
+        measure: batch_beside,
+    },
+    Kind {
+        name: "64 processes wait",
+        goals: &[("plain", 1.00), ("seen, bounded", 2.00)],
+        measure: crate::waiters::wait,
+    },
+    Kind {
+        name: "tree of 10,000 files",
+        goals: &[("get_or_set", 1.15)],
+        measure: tree,
+    },
+];
+
+/// Bytes of a value.
+const VALUE: usize = 4096;
+const KEYS: usize = 200;
+
+fn keys(count: usize) -> Vec<String> {
+    (0..count).map(|n| format!("key number {n}")).collect()
+}
+
+fn store(dir: &Path, durability: Durability) -> KVFileStore {
+    let options = StoreOptions::new().durability(durability);
+    options.open_file_store(dir.join("larder")).unwrap()
+}
+
+fn raw_base(dir: &Path) -> PathBuf {
+    let base = dir.join("raw");
+    std::fs::create_dir(&base).unwrap();
+    base
+}
+
+fn hit(dir: &Path, turns: usize) -> Vec<Figure> {
+    let bytes = [7; VALUE];
+    let keys = keys(KEYS);
+    let larder = store(dir, Durability::None);
+    let posy = posy::Store::new(&dir.join("posy"));
+    let base = raw_base(dir);
+    let paths = raw::paths(&base, &keys);
+    for (key, path) in keys.iter().zip(&paths) {
+        larder.set(key, |w| Ok(w.write_all(&bytes)?)).unwrap();
+        posy.set(key, &bytes, false);
+        raw::set_new(&dir.join("staged"), path, &bytes, false);
+    }
+    let mut buffer = vec![0; VALUE];
+    let mut posys = Vec::new();
+    let mut into = Vec::new();
+    let mut through = Vec::new();
+    in_turn(
+        turns,
+        2000,
+        &mut [
+            (
+                "raw",
+                round_robin(KEYS, |n| {
+                    assert_eq!(raw::hit(&paths[n], &mut buffer), VALUE);
+                }),
+            ),
+            (
+                "posy",
+                round_robin(KEYS, |n| {
+                    assert_eq!(posy.read(&keys[n], &mut posys), VALUE);
+                }),
+            ),
+            (
+                "read_into",
+                round_robin(KEYS, |n| {
+                    assert_eq!(larder.read_into(&keys[n], &mut into).unwrap(), Some(VALUE));
+                }),
+            ),
+            (
+                "get + read",
+                round_robin(KEYS, |n| {
+                    through.clear();
+                    let mut value = larder.get(&keys[n]).unwrap().unwrap();
+                    assert_eq!(value.read_to_end(&mut through).unwrap(), VALUE);
+                }),
+            ),
+        ],
+    )
+}
+
+fn miss(dir: &Path, turns: usize) -> Vec<Figure> {
+    let bytes = [7; VALUE];
+    // Half of the misses are in directories that are there, as in a store that is used.
+    let there = keys(KEYS);
+    let absent: Vec<String> = there.iter().map(|key| format!("{key}, absent")).collect();
+    let larder = store(dir, Durability::None);
+    let posy = posy::Store::new(&dir.join("posy"));
+    let base = raw_base(dir);
+    for (key, path) in there.iter().zip(&raw::paths(&base, &there)) {
+        larder.set(key, |w| Ok(w.write_all(&bytes)?)).unwrap();
+        posy.set(key, &bytes, false);
+        raw::set_new(&dir.join("staged"), path, &bytes, false);
+    }
+    let paths = raw::paths(&base, &absent);
+    in_turn(
+        turns,
+        2000,
+        &mut [
+            ("raw", round_robin(KEYS, |n| raw::miss(&paths[n]))),
+            (
+                "posy",
+                round_robin(KEYS, |n| assert!(posy.get(&absent[n]).is_none())),
+            ),
+            (
+                "get",
+                round_robin(KEYS, |n| {
+                    assert!(larder.get(&absent[n]).unwrap().is_none());
+                }),
+            ),
+        ],
+    )
+}
+
+fn set_durable(dir: &Path, turns: usize) -> Vec<Figure> {
+    replaced(dir, turns, 20, true)
+}
+
+fn set_replaced(dir: &Path, turns: usize) -> Vec<Figure> {
+    replaced(dir, turns, 200, false)
+}
+
+/// Values over others, in directories that are there.
+fn replaced(dir: &Path, turns: usize, each: u32, durable: bool) -> Vec<Figure> {
+    let bytes = [7; VALUE];
+    let keys = keys(KEYS);
+    let durability = if durable {
+        Durability::Data
+    } else {
+        Durability::None
+    };
+    let larder = store(dir, durability);
+    let posy = posy::Store::new(&dir.join("posy"));
+    let base = raw_base(dir);
+    let paths = raw::paths(&base, &keys);
+    let staged = base.join("staged");
+    for (key, path) in keys.iter().zip(&paths) {
+        larder.set(key, |w| Ok(w.write_all(&bytes)?)).unwrap();
+        posy.set(key, &bytes, false);
+        raw::set_new(&dir.join("staged"), path, &bytes, false);
+    }
+    in_turn(
+        turns,
+        each,
+        &mut [
+            (
+                "raw",
+                round_robin(KEYS, |n| raw::set(&staged, &paths[n], &bytes, durable)),
+            ),
+            (
+                "posy",
+                round_robin(KEYS, |n| drop(posy.set(&keys[n], &bytes, durable))),
+            ),
+            (
+                "set",
+                round_robin(KEYS, |n| {
+                    larder.set(&keys[n], |w| Ok(w.write_all(&bytes)?)).unwrap();
+                }),
+            ),
+        ],
+    )
+}
+
+/// Values where there were none, in directories that mostly are not there.
+fn set_new(dir: &Path, turns: usize) -> Vec<Figure> {
+    const EACH: u32 = 200;
+    let bytes = [7; VALUE];
+    let keys = keys(EACH as usize * (turns + 1));
+    let larder = store(dir, Durability::None);
+    let posy = posy::Store::new(&dir.join("posy"));
+    let base = raw_base(dir);
+    let paths = raw::paths(&base, &keys);
+    let staged = base.join("staged");
+    in_turn(
+        turns,
+        EACH,
+        &mut [
+            (
+                "raw",
+                round_robin(keys.len(), |n| {
+                    raw::set_new(&staged, &paths[n], &bytes, false);
+                }),
+            ),
+            (
+                "posy",
+                round_robin(keys.len(), |n| drop(posy.set(&keys[n], &bytes, false))),
+            ),
+            (
+                "set",
+                round_robin(keys.len(), |n| {
+                    larder.set(&keys[n], |w| Ok(w.write_all(&bytes)?)).unwrap();
+                }),
+            ),
+        ],
+    )
+}
+
+/// A thousand new values, each as durable as by a `set`.
+fn batch(dir: &Path, turns: usize) -> Vec<Figure> {
+    batches(dir, turns, 1000, true)
+}
+
+/// While somebody else has 1.5 GB of data that is not on the disk yet.
+fn batch_beside(dir: &Path, turns: usize) -> Vec<Figure> {
+    let foreign = Foreign(dir.join("foreign"));
+    foreign.write();
+    batches(dir, turns.min(3), 100, false)
+}
+
+struct Foreign(PathBuf);
+
+impl Foreign {
+    /// The kernel begins to write it by itself after a while; what counts is what is left then.
+    fn write(&self) {
+        let mut file = std::fs::File::create(&self.0).unwrap();
+        let block = vec![7; 16 << 20];
+        for _ in 0..96 {
+            file.write_all(&block).unwrap();
+        }
+    }
+}
+
+impl Drop for Foreign {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+fn batches(dir: &Path, turns: usize, values: usize, one_by_one: bool) -> Vec<Figure> {
+    let bytes = [7; 1024];
+    let keys = keys(values * (turns + 1) * 2);
+    let base = raw_base(dir);
+    let tmp = base.join("tmp");
+    std::fs::create_dir_all(&tmp).unwrap();
+    let paths = raw::paths(&base, &keys);
+    let options = StoreOptions::new();
+    let open = |name: &str, barrier| {
+        let options = options.clone().barrier(barrier);
+        options.open_file_store(dir.join(name)).unwrap()
+    };
+    let by_file = open("by-file", Barrier::PerFile);
+    let by_system = open("by-system", Barrier::FileSystem);
+    let single = open("single", Barrier::PerFile);
+    let commit = |store: &KVFileStore, keys: &[String]| {
+        let mut batch = store.batch();
+        for key in keys {
+            batch.set(key, |w| Ok(w.write_all(&bytes)?)).unwrap();
+        }
+        assert_eq!(batch.commit().unwrap(), keys.len());
+    };
+    let range = |turn: usize| turn * values..(turn + 1) * values;
+    let groups = keys.len() / values;
+    let mut ways: Vec<(&'static str, Way<'_>)> = vec![
+        (
+            "raw",
+            round_robin(groups, |n| raw::batch(&tmp, &paths[range(n)], &bytes)),
+        ),
+        (
+            "syncfs",
+            round_robin(groups, |n| commit(&by_system, &keys[range(n)])),
+        ),
+        (
+            "default",
+            round_robin(groups, |n| commit(&by_file, &keys[range(n)])),
+        ),
+    ];
+    if one_by_one {
+        ways.push((
+            "one by one",
+            round_robin(groups, |n| {
+                for key in &keys[range(n)] {
+                    single.set(key, |w| Ok(w.write_all(&bytes)?)).unwrap();
+                }
+            }),
+        ));
+    }
+    in_turn(turns, 1, &mut ways)
+}
+
+fn tree(dir: &Path, turns: usize) -> Vec<Figure> {
+    const FILES: usize = 10_000;
+    let bytes = [7; 1024];
+    let turns = turns.min(7);
+    let keys = keys(turns + 1);
+    let base = raw_base(dir);
+    let paths = raw::paths(&base, &keys);
+    let larder = larder::KVDirStore::new(dir.join("larder")).unwrap();
+    let posy = posy::Store::new(&dir.join("posy"));
+    let fill = |tree: &Path| raw::fill_tree(tree, FILES, &bytes);
+    in_turn(
+        turns,
+        1,
+        &mut [
+            (
+                "raw",
+                round_robin(keys.len(), |n| {
+                    raw::tree(&base.join("staged"), &paths[n], FILES, &bytes);
+                }),
+            ),
+            (
+                "posy",
+                round_robin(keys.len(), |n| posy.make_tree(&keys[n], fill)),
+            ),
+            (
+                "get_or_set",
+                round_robin(keys.len(), |n| {
+                    let make = |tree: &Path| {
+                        fill(tree);
+                        Ok(())
+                    };
+                    drop(larder.get_or_set(&keys[n], make).unwrap());
+                }),
+            ),
+        ],
+    )
+}
