@@ -126,7 +126,7 @@ impl Store {
 /// Nanoseconds on the clock that all processes share.
 fn now() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
-    now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
+    u64::try_from(now.tv_sec * 1_000_000_000 + now.tv_nsec).unwrap()
 }
 
 /// A process that waits.

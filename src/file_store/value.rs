@@ -23,6 +23,8 @@ use crate::sys::{self, Errno, Kind, Meta, Stamp};
 pub struct Value {
     file: File,
     len: u64,
+    /// The file's position. Known here, so that nothing has to be asked for the end.
+    position: u64,
     outcome: Outcome,
     root: Arc<Root>,
     entry: EntryPath,
@@ -35,6 +37,7 @@ impl Value {
         Ok(open_file(root, entry)?.map(|(file, meta)| Value {
             file,
             len: meta.len,
+            position: 0,
             outcome: Outcome::Hit,
             root: Arc::clone(root),
             entry: entry.clone(),
@@ -98,19 +101,52 @@ impl Value {
     }
 }
 
+impl Value {
+    /// How much is left to read.
+    fn rest(&self) -> u64 {
+        self.len.saturating_sub(self.position)
+    }
+
+    /// Notes what was read. A published value does not change, so one that ends early was damaged.
+    fn advance(&mut self, wanted: u64, read: u64) -> io::Result<()> {
+        self.position += read;
+        if read == 0 && wanted > 0 {
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "the value's file is shorter than it was when it was opened",
+            ));
+        }
+        Ok(())
+    }
+}
+
 impl Read for Value {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        self.file.read(buf)
+        let wanted = self.rest().min(buf.len() as u64);
+        if wanted == 0 {
+            return Ok(0);
+        }
+        #[allow(clippy::cast_possible_truncation)] // not more than a length
+        let read = self.file.read(&mut buf[..wanted as usize])?;
+        self.advance(wanted, read as u64)?;
+        Ok(read)
     }
 
     fn read_to_end(&mut self, buf: &mut Vec<u8>) -> io::Result<usize> {
-        self.file.read_to_end(buf)
+        let before = buf.len();
+        while self.rest() > 0 {
+            let wanted = self.rest();
+            let read = sys::read_more(&self.file, wanted, buf)?;
+            self.advance(wanted, read)?;
+        }
+        Ok(buf.len() - before)
     }
 }
 
 impl Seek for Value {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        self.file.seek(to)
+        self.position = self.file.seek(to)?;
+        Ok(self.position)
     }
 }
 
@@ -182,6 +218,10 @@ impl<'a> LockedRead<'a> {
 impl Read for LockedRead<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         self.value.read(buf)
+    }
+
+    fn read_to_end(&mut self, buf: &mut Vec<u8>) -> io::Result<usize> {
+        self.value.read_to_end(buf)
     }
 }
 
