@@ -100,24 +100,49 @@ pub(crate) fn exclusive_or<T>(
             if let Some(made) = look(false)? {
                 return Ok(Taken::Made(made, None));
             }
-        } else {
-            if let Some(made) = look(false)? {
-                return Ok(Taken::Made(made, None));
+        } else if let Some(taken) = poll(root, entry, file, pacer, &mut look)? {
+            return Ok(taken);
+        }
+    }
+}
+
+/// The same for a wait that cannot sleep in the kernel, on a lock file that was found busy. `None`: it
+/// has lost its name.
+fn poll<T>(
+    root: &Arc<Root>,
+    entry: &EntryPath,
+    mut file: File,
+    pacer: &mut Pacer<'_>,
+    look: &mut impl FnMut(bool) -> Result<Option<T>>,
+) -> Result<Option<Taken<T>>> {
+    loop {
+        if let Some(made) = look(false)? {
+            return Ok(Some(Taken::Made(made, None)));
+        }
+        // A file is whole when it is visible; a tree counts only under a lock.
+        if root.kind == StoreKind::Dirs && try_flock(root, entry, &file, Mode::Shared)? {
+            let Some(lock) = KeyLock::confirm(root, entry, file, Mode::Shared)? else {
+                return Ok(None);
+            };
+            if let Some(made) = look(true)? {
+                return Ok(Some(Taken::Made(made, Some(lock))));
             }
-            // A file is whole when it is visible; a tree counts only under a lock.
-            if root.kind == StoreKind::Dirs && try_flock(root, entry, &file, Mode::Shared)? {
-                let Some(lock) = KeyLock::confirm(root, entry, file, Mode::Shared)? else {
-                    continue;
-                };
-                if let Some(made) = look(true)? {
-                    return Ok(Taken::Made(made, Some(lock)));
-                }
-                // Others look for it too, at this moment; none of them is its maker.
-                drop(lock);
-                pacer.pause(&root.absolute(entry.value()), || None)?;
-                continue;
+            // Others look for it too, at this moment; none of them is its maker.
+            drop(lock);
+            file = open_or_create(root, entry)?;
+            pacer.disregard_events(); // one of which was the end of that lock
+            if try_flock(root, entry, &file, Mode::Exclusive)? {
+                let lock = KeyLock::confirm(root, entry, file, Mode::Exclusive)?;
+                return Ok(lock.map(Taken::Lock));
             }
-            pacer.pause(&root.absolute(entry.value()), || read_holder(&file))?;
+        }
+        match try_later(root, entry, &file, Mode::Exclusive, pacer)? {
+            Later::Busy => {}
+            Later::Nameless => return Ok(None),
+            Later::Locked => {
+                let lock = KeyLock::confirm(root, entry, file, Mode::Exclusive)?;
+                return Ok(lock.map(Taken::Lock));
+            }
         }
     }
 }
@@ -194,16 +219,38 @@ fn wait(
         return wait_flock(root, entry, file, mode).map(|()| true);
     }
     loop {
-        pacer.pause(&root.absolute(entry.value()), || read_holder(file))?;
-        if try_flock(root, entry, file, mode)? {
-            return Ok(true);
-        }
-        // Who deleted this file may have gone on to hold it: what counts is the new one.
-        let id = sys::fstat(file)
-            .reading("look at the lock file", || at_lock(root, entry))?
-            .id;
-        if identity(root, entry)? != Some(id) {
-            return Ok(false);
+        match try_later(root, entry, file, mode, pacer)? {
+            Later::Busy => {}
+            Later::Locked => return Ok(true),
+            Later::Nameless => return Ok(false),
         }
     }
+}
+
+/// What came of one more try.
+enum Later {
+    Locked,
+    Busy,
+    /// Who deleted the file may have gone on to hold it: what counts is the new one.
+    Nameless,
+}
+
+/// Tries to lock `file` after a pause.
+fn try_later(
+    root: &Root,
+    entry: &EntryPath,
+    file: &File,
+    mode: Mode,
+    pacer: &mut Pacer<'_>,
+) -> Result<Later> {
+    let meta = sys::fstat(file).reading("look at the lock file", || at_lock(root, entry))?;
+    let at = root.absolute(entry.value());
+    pacer.pause(&at, (file, meta.id), || read_holder(file))?;
+    if try_flock(root, entry, file, mode)? {
+        return Ok(Later::Locked);
+    }
+    Ok(match identity(root, entry)? {
+        Some(id) if id == meta.id => Later::Busy,
+        _ => Later::Nameless,
+    })
 }

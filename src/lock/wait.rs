@@ -1,9 +1,11 @@
 //! How long to wait for a lock, who is told, and who can end it.
 //!
-//! Owns deadlines, cancellation and the pace of looking again. Touches no file. Invariant: a wait
-//! that is given up leaves nothing behind, because nothing was left waiting in the kernel.
+//! Owns deadlines, cancellation and the pace of looking again; may watch a lock file through `sys`.
+//! Invariant: a wait that is given up leaves nothing behind, because nothing was left waiting in the
+//! kernel.
 
 use std::fmt;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -11,6 +13,8 @@ use std::time::{Duration, Instant};
 use crate::error::{Repr, Result};
 use crate::holder::Holder;
 use crate::outcome::Outcome;
+use crate::sys::FileId;
+use crate::sys::notify::Watch;
 
 /// What a call does when the lock that it needs is held by somebody else.
 ///
@@ -18,8 +22,9 @@ use crate::outcome::Outcome;
 /// runs.
 ///
 /// A plain `Block` sleeps in the kernel until the lock is free. A wait that can be ended or seen (a
-/// timeout, a [`CancelToken`], a callback) looks again and again instead, at intervals from 0.25 ms to
-/// 16 ms, so it may hear of the lock that much later.
+/// timeout, a [`CancelToken`], a callback) sleeps until the kernel tells that something happened to the
+/// lock file (inotify), and looks again at intervals from 0.25 ms to 16 ms anyway, which is all there
+/// is on other systems, on network file systems, and past the system's limit on watches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Wait {
@@ -121,6 +126,8 @@ impl Waiting {
             waiting: self,
             began: None,
             pause: FIRST_PAUSE,
+            watched: None,
+            watch: None,
             next_report: Duration::ZERO,
         }
     }
@@ -139,6 +146,9 @@ pub(crate) struct Pacer<'a> {
     waiting: &'a Waiting,
     began: Option<Instant>,
     pause: Duration,
+    /// The lock file that is watched, or was found not to be watchable.
+    watched: Option<FileId>,
+    watch: Option<Watch>,
     next_report: Duration,
 }
 
@@ -164,9 +174,14 @@ impl Pacer<'_> {
         }
     }
 
-    /// Sleeps until the lock is worth another try, and tells the waiter for whom. Fails when the
-    /// caller does not want to wait any longer.
-    pub(super) fn pause(&mut self, path: &Path, holder: impl Fn() -> Option<Holder>) -> Result<()> {
+    /// Sleeps until the lock of `file` is worth another try, and tells the waiter for whom. Fails
+    /// when the caller does not want to wait any longer.
+    pub(super) fn pause(
+        &mut self,
+        path: &Path,
+        file: (&File, FileId),
+        holder: impl Fn() -> Option<Holder>,
+    ) -> Result<()> {
         let began = *self.began.get_or_insert_with(Instant::now);
         let waited = began.elapsed();
         let busy = |waited| Repr::Busy {
@@ -181,19 +196,22 @@ impl Pacer<'_> {
             Wait::Timeout(limit) => pause = pause.min(limit - waited),
             Wait::Block => {}
         }
-        match &self.waiting.cancel {
-            Some(token) => {
-                token.sleep(pause);
-                if token.is_cancelled() {
-                    return Err(Repr::Cancelled {
-                        path: path.to_path_buf(),
-                        waited: began.elapsed(),
-                        holder: holder(),
-                    }
-                    .into());
-                }
+        if self.just_watches(file) {
+            return Ok(());
+        }
+        self.sleep(pause);
+        if self
+            .waiting
+            .cancel
+            .as_ref()
+            .is_some_and(CancelToken::is_cancelled)
+        {
+            return Err(Repr::Cancelled {
+                path: path.to_path_buf(),
+                waited: began.elapsed(),
+                holder: holder(),
             }
-            None => std::thread::sleep(pause),
+            .into());
         }
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
         // The first report comes after the first pause: a holder that has just taken the lock has
@@ -210,5 +228,33 @@ impl Pacer<'_> {
             }
         }
         Ok(())
+    }
+
+    /// From the second pause on, watches the lock file. `true`: from now on; so the lock has to be
+    /// tried once more before there is a sleep, because it may have become free before.
+    fn just_watches(&mut self, (file, id): (&File, FileId)) -> bool {
+        if self.pause == FIRST_PAUSE || self.watched == Some(id) {
+            return false;
+        }
+        self.watched = Some(id);
+        let watch = self.watch.take().or_else(Watch::new);
+        self.watch = watch.filter(|watch| watch.add(file));
+        self.watch.is_some()
+    }
+
+    /// Forgets what happened up to now to what is watched: the caller is about to look for himself.
+    pub(super) fn disregard_events(&self) {
+        if let Some(watch) = &self.watch {
+            watch.drain();
+        }
+    }
+
+    fn sleep(&self, time: Duration) {
+        match (&self.watch, &self.waiting.cancel) {
+            // Being cancelled is seen at the end of a pause.
+            (Some(watch), _) => watch.wait(time),
+            (None, Some(token)) => token.sleep(time),
+            (None, None) => std::thread::sleep(time),
+        }
     }
 }

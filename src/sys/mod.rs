@@ -19,6 +19,7 @@ pub(crate) mod fault;
 pub(crate) mod flock;
 pub(crate) mod host;
 pub(crate) mod inherit;
+pub(crate) mod notify;
 pub(crate) mod temp;
 
 pub(crate) use dir::{Dir, stat_base};
