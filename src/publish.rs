@@ -75,8 +75,8 @@ pub(crate) fn file(lock: &KeyLock, staged: StagedFile) -> Result<()> {
 pub(crate) fn rename_file(lock: &KeyLock, staged: &Path) -> Result<()> {
     let (root, entry) = (lock.root(), lock.entry());
     // The rename would replace a symbolic link or a FIFO, which is not ours to take away.
-    is_there(root, entry)?;
-    match root.dir.rename(staged, entry.value()) {
+    let replaces = is_there(root, entry)?;
+    match put_in_place(root, entry, staged, replaces) {
         Err(err) if sys::is(&err, Errno::ISDIR) => Err(not_a_value(Kind::Dir, root, entry)),
         renamed => {
             renamed.writing("put the value in place", || root.absolute(entry.value()))?;
@@ -84,6 +84,23 @@ pub(crate) fn rename_file(lock: &KeyLock, staged: &Path) -> Result<()> {
             Ok(())
         }
     }
+}
+
+/// A file system that gives a new file the name of another may write its bytes to the disk first
+/// (ext4 does), which who asked for no durability need not wait for: where there is an old value, the
+/// names are exchanged, and the old value is unlinked at the staged one.
+fn put_in_place(root: &Root, entry: &EntryPath, staged: &Path, replaces: bool) -> io::Result<()> {
+    if replaces && root.options.durability == Durability::None {
+        match root.dir.exchange(staged, entry.value()) {
+            Ok(()) => {
+                let _ = root.dir.unlink(staged); // a sweep takes it if this fails
+                return Ok(());
+            }
+            Err(err) if cannot_exchange(&err) || err.kind() == io::ErrorKind::NotFound => {}
+            Err(err) => return Err(err),
+        }
+    }
+    root.dir.rename(staged, entry.value())
 }
 
 /// With full durability, makes the names on the way to an entry durable.
