@@ -93,7 +93,9 @@ impl KVFileStore {
     /// Whatever keeps a value that may be there from being opened is an error, not a miss.
     /// [`Corrupt`](crate::ErrorKind::Corrupt) if something else is at its path.
     pub fn get<K: PathKey + ?Sized>(&self, key: &K) -> Result<Option<Value>> {
-        Value::open(&self.root, &EntryPath::of(key)?)
+        let entry = EntryPath::of(key)?;
+        let opened = value::open_file(&self.root, &entry)?;
+        Ok(opened.map(|opened| Value::of(&self.root, entry, opened)))
     }
 
     /// Reads a value. `None` if there is none.
@@ -167,8 +169,8 @@ impl KVFileStore {
     ) -> Result<Value> {
         let entry = EntryPath::of(key)?;
         let root = &self.root;
-        if let Some(value) = Value::open(root, &entry)? {
-            return Ok(value);
+        if let Some(opened) = value::open_file(root, &entry)? {
+            return Ok(Value::of(root, entry, opened));
         }
         root.check_writable("compute a value", &entry)?;
         let mut pacer = self.waiting.start();

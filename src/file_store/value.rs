@@ -34,15 +34,21 @@ pub struct Value {
 impl Value {
     /// Opens a value, and notes its use. `None` if there is none.
     pub(super) fn open(root: &Arc<Root>, entry: &EntryPath) -> Result<Option<Self>> {
-        Ok(open_file(root, entry)?.map(|(file, meta)| Value {
+        let opened = open_file(root, entry)?;
+        Ok(opened.map(|opened| Value::of(root, entry.clone(), opened)))
+    }
+
+    /// What [`open_file`] opened.
+    pub(super) fn of(root: &Arc<Root>, entry: EntryPath, (file, meta): (File, Meta)) -> Self {
+        Value {
             file,
             len: meta.len,
             position: 0,
             outcome: Outcome::Hit,
             root: Arc::clone(root),
-            entry: entry.clone(),
+            entry,
             path: OnceLock::new(),
-        }))
+        }
     }
 
     /// Opens what this call has just published.
