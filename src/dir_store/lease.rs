@@ -129,19 +129,16 @@ pub(super) fn take(
     entry: &EntryPath,
     pacer: &mut Pacer<'_>,
 ) -> Result<Option<DirLease>> {
-    let has_sidecar = match look(root, entry)? {
-        Seen::Dead => return Ok(None),
-        Seen::Tree { beside: None } if presence::is_inside(root, entry)? => return Ok(None),
-        Seen::Tree { beside } => beside.is_some(),
-        Seen::Nothing => {
-            // A sidecar without its tree: somebody is just publishing, replacing or removing.
-            let found = root.dir.look(entry.sidecar());
-            let found = found.reading("look at the tree", || root.absolute(entry.value()));
-            if found?.is_none() {
-                return Ok(None);
-            }
-            false
-        }
+    // What the sidecar says is read under the lock. Whether it is there is all that counts before.
+    let has_tree = presence::directory_at(root, entry)?.is_some();
+    let found = root.dir.look(entry.sidecar());
+    let found = found.reading("look at the tree", || root.absolute(entry.value()));
+    let has_sidecar = match (has_tree, found?.is_some()) {
+        (false, false) => return Ok(None),
+        // A sidecar without its tree: somebody is just publishing, replacing or removing.
+        (false, true) => false,
+        (true, false) if presence::is_inside(root, entry)? => return Ok(None),
+        (true, has_sidecar) => has_sidecar,
     };
     let create = has_sidecar && !root.options.read_only;
     let lock = match lock::shared(root, entry, pacer, create) {
