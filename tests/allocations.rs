@@ -31,7 +31,10 @@ fn a_hit_allocates_the_path() {
     assert_eq!(path.count_total, 1);
 
     let get = count(|| drop(store.get("key").unwrap().unwrap()));
-    assert_eq!((get.count_total, get.bytes_total), (path.count_total, path.bytes_total));
+    assert_eq!(
+        (get.count_total, get.bytes_total),
+        (path.count_total, path.bytes_total)
+    );
     let closure = count(|| drop(store.get_or_set("key", |_w| unreachable!()).unwrap()));
     assert_eq!(closure.count_total, 1);
     let contains = count(|| assert!(store.contains("key").unwrap()));

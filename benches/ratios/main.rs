@@ -10,6 +10,7 @@
 )]
 
 mod measure;
+mod plot;
 mod posy;
 mod raw;
 mod rows;
@@ -18,16 +19,19 @@ mod waiters;
 use std::path::{Path, PathBuf};
 
 const USAGE: &str = "\
-Usage: cargo bench --bench ratios -- [--dir DIR] [--turns N] [ROW…]
+Usage: cargo bench --bench ratios -- [--dir DIR] [--turns N] [--svg FILE] [ROW…]
 
   --dir DIR    where the stores are made; what is measured depends on its file system
   --turns N    how often each way does its work [default: 25]
+  --svg FILE   draws it, too
   ROW          only rows whose name contains this";
 
 fn main() {
     let mut dir = std::env::temp_dir();
     let mut turns = 25;
+    let mut svg = None;
     let mut wanted = Vec::new();
+    let mut rows = Vec::new();
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         match &*word {
@@ -38,6 +42,7 @@ fn main() {
             }
             "--dir" => dir = PathBuf::from(words.next().expect(USAGE)),
             "--turns" => turns = words.next().and_then(|n| n.parse().ok()).expect(USAGE),
+            "--svg" => svg = Some(PathBuf::from(words.next().expect(USAGE))),
             "--help" => return println!("{USAGE}"),
             _ => wanted.push(word),
         }
@@ -51,28 +56,36 @@ fn main() {
         }
         let scratch = tempfile::tempdir_in(&dir).unwrap();
         let row = kind.row(scratch.path(), turns);
-        for figure in &row.figures {
-            let goal = row.goals.iter().find(|(way, _)| *way == figure.way);
-            let (goal, met) = match goal {
-                None => (String::new(), ""),
-                Some((_, goal)) => (
-                    format!("≤ {goal:.2}"),
-                    if figure.ratio <= *goal {
-                        "met"
-                    } else {
-                        "missed"
-                    },
-                ),
-            };
-            println!(
-                "| {} | {} | {:.1} | {:.2} | {:.2} to {:.2} | {goal} | {met} |",
-                row.name,
-                figure.way,
-                figure.micros,
-                figure.ratio,
-                figure.quartiles[0],
-                figure.quartiles[1],
-            );
-        }
+        tell(&row);
+        rows.push(row);
+    }
+    if let Some(path) = svg {
+        plot::draw(&path, &rows);
+    }
+}
+
+fn tell(row: &rows::Row) {
+    for figure in &row.figures {
+        let goal = row.goals.iter().find(|(way, _)| *way == figure.way);
+        let (goal, met) = match goal {
+            None => (String::new(), ""),
+            Some((_, goal)) => (
+                format!("≤ {goal:.2}"),
+                if figure.ratio <= *goal {
+                    "met"
+                } else {
+                    "missed"
+                },
+            ),
+        };
+        println!(
+            "| {} | {} | {:.1} | {:.2} | {:.2} to {:.2} | {goal} | {met} |",
+            row.name,
+            figure.way,
+            figure.micros,
+            figure.ratio,
+            figure.quartiles[0],
+            figure.quartiles[1],
+        );
     }
 }
