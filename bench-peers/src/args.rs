@@ -87,10 +87,10 @@ impl Args {
                 false => sizes,
             },
             processes: or(processes, if quick { &[1, 8] } else { &[1, 2, 8, 32] }),
-            works: match works.is_empty() {
-                true => Work::ALL.to_vec(),
-                false => works,
-            },
+            works: Work::ALL
+                .into_iter()
+                .filter(|work| works.is_empty() || works.contains(work))
+                .collect(),
             rounds: rounds.unwrap_or(if quick { 3 } else { 7 }),
             turn: Duration::from_millis(turn.unwrap_or(if quick { 20 } else { 80 })),
             syncs,

@@ -19,6 +19,9 @@ const CALLS: [&str; 5] = ["fdatasync", "fsync", "msync", "syncfs", DSYNC];
 /// No call of its own, but a write to a file that was opened so.
 const DSYNC: &str = "O_DSYNC";
 
+/// How many more sets the second process does: enough for SQLite to take its log over into the database.
+const SETS: u32 = 500;
+
 /// The words of a command line after the role: does so many sets.
 pub(crate) fn play(words: &[String]) -> Result<()> {
     let [variant, dir, size, count] = words else {
@@ -44,12 +47,12 @@ pub(crate) fn print(args: &Args, dir: &Path) -> Result<()> {
     for size in &args.sizes {
         for variant in &args.variants {
             // The first sets make directories and files.
-            let few = 2 * size.keys as u32;
-            let more = few + 10 * 20.max(1000 / (size.bytes as u32 >> 10)).min(40);
+            let few = size.keys as u32;
+            let more = few + SETS;
             let before = count(variant, dir, size, few)?;
             let after = count(variant, dir, size, more)?;
             let each = before.iter().zip(after).map(|(before, after)| {
-                let each = (f64::from(after) - f64::from(*before)) / f64::from(more - few);
+                let each = (f64::from(after) - f64::from(*before)) / f64::from(SETS);
                 if each == 0.0 {
                     "0".to_owned()
                 } else {

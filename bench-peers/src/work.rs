@@ -96,27 +96,31 @@ impl Random {
     }
 }
 
-/// The values of one size. Each has its key's number and its own at its beginning and at its end, so that
-/// no two are the same and a torn one is seen; what lies between is the same in all.
+/// The values of one size. Each has a number of its own in each of its blocks, so that no two are the
+/// same, a torn one is seen, and no store can do with writing a part of it (SQLite writes only those pages
+/// of a blob that an update changes). What lies between the numbers is the same in all.
 #[derive(Debug)]
 pub(crate) struct Content {
     bytes: Vec<u8>,
-    /// Of the words between beginning and end.
+    /// Of the words between.
     sum: u64,
 }
 
 const WORD: usize = 8;
-const HEAD: usize = 2 * WORD;
+/// No larger than a page of any store.
+const BLOCK: usize = 512;
 
-fn word(bytes: &[u8], at: usize) -> u64 {
+fn word(bytes: &[u8]) -> u64 {
     let mut word = [0; WORD];
-    word.copy_from_slice(&bytes[at..at + WORD]);
+    word.copy_from_slice(&bytes[..WORD]);
     u64::from_le_bytes(word)
 }
 
 fn sum(bytes: &[u8]) -> u64 {
-    let words = bytes.chunks_exact(WORD).map(|bytes| word(bytes, 0));
-    words.fold(0, u64::wrapping_add)
+    bytes
+        .chunks_exact(WORD)
+        .map(word)
+        .fold(0, u64::wrapping_add)
 }
 
 impl Content {
@@ -126,17 +130,20 @@ impl Content {
             let word = random.next() ^ (random.next() << 32);
             word.to_le_bytes()
         });
-        let bytes: Vec<u8> = words.collect();
-        let sum = sum(&bytes[HEAD..bytes.len() - WORD]);
-        Content { bytes, sum }
+        let mut content = Content {
+            bytes: words.collect(),
+            sum: 0,
+        };
+        content.sum = sum(content.value(0, 0));
+        content
     }
 
-    /// The value of this number for a key.
+    /// The value of this number for a key: in each block the number, and after the first one the key.
     pub(crate) fn value(&mut self, key: usize, number: u64) -> &[u8] {
-        let end = self.bytes.len() - WORD;
-        self.bytes[..WORD].copy_from_slice(&(key as u64).to_le_bytes());
-        self.bytes[WORD..HEAD].copy_from_slice(&number.to_le_bytes());
-        self.bytes[end..].copy_from_slice(&(!number).to_le_bytes());
+        for block in self.bytes.chunks_exact_mut(BLOCK) {
+            block[..WORD].copy_from_slice(&number.to_le_bytes());
+        }
+        self.bytes[WORD..2 * WORD].copy_from_slice(&(key as u64).to_le_bytes());
         &self.bytes
     }
 
@@ -149,17 +156,21 @@ impl Content {
             bytes.len(),
             self.bytes.len()
         );
-        let end = bytes.len() - WORD;
-        let number = word(bytes, WORD);
-        ensure!(word(bytes, 0) == key as u64, "another key's value was read");
-        ensure!(word(bytes, end) == !number, "a torn value was read");
-        let between = HEAD..end;
+        let number = word(bytes);
+        let key = key as u64;
+        ensure!(word(&bytes[WORD..]) == key, "another key's value was read");
         let same = if thorough {
-            bytes[between.clone()] == self.bytes[between]
+            let own = self.bytes.chunks_exact(BLOCK);
+            let mut blocks = bytes.chunks_exact(BLOCK).zip(own);
+            let first = blocks.next();
+            first.is_some_and(|(read, own)| read[2 * WORD..] == own[2 * WORD..])
+                && blocks.all(|(read, own)| word(read) == number && read[WORD..] == own[WORD..])
         } else {
-            sum(&bytes[between]) == self.sum
+            let blocks = (bytes.len() / BLOCK) as u64;
+            let sum_of_it = self.sum.wrapping_add(number.wrapping_mul(blocks));
+            sum(bytes) == sum_of_it.wrapping_add(key)
         };
-        ensure!(same, "what was read is not what was written");
+        ensure!(same, "what was read is torn, or not what was written");
         Ok(())
     }
 }
