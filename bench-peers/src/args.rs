@@ -18,8 +18,8 @@ Usage: cargo run --release --manifest-path bench-peers/Cargo.toml -- [OPTION…]
   --size SIZE      only values of 1k, 64k or 4m
   --processes N    only with so many processes [default: 1, 2, 8 and 32]
   --work WORK      only hit, miss, mixed or set
-  --rounds N       how often each takes its turn after one that does not count [default: 7]
-  --turn MS        how long a turn is to take [default: 80]
+  --rounds N       how often each takes its turn after one that does not count [default: 5]
+  --turn MS        how long a turn is to take [default: 60]
   --quick          3 rounds of 20 ms, with 1 and 8 processes
   --syncs          count the calls that make a set durable instead, with strace
 
@@ -91,8 +91,8 @@ impl Args {
                 .into_iter()
                 .filter(|work| works.is_empty() || works.contains(work))
                 .collect(),
-            rounds: rounds.unwrap_or(if quick { 3 } else { 7 }),
-            turn: Duration::from_millis(turn.unwrap_or(if quick { 20 } else { 80 })),
+            rounds: rounds.unwrap_or(if quick { 3 } else { 5 }),
+            turn: Duration::from_millis(turn.unwrap_or(if quick { 20 } else { 60 })),
             syncs,
         }))
     }

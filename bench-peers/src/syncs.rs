@@ -29,7 +29,7 @@ pub(crate) fn play(words: &[String]) -> Result<()> {
     };
     let variant = VARIANTS.iter().find(|own| own.id == variant);
     let size = Size::parse(size).context("no such size")?;
-    let mut peer = (variant.context("no such variant")?.open)(Path::new(dir))?;
+    let mut peer = (variant.context("no such variant")?.open)(Path::new(dir), size)?;
     let mut content = Content::new(size);
     for number in 0..count.parse()? {
         let key = usize::try_from(number)? % size.keys;

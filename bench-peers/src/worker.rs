@@ -80,7 +80,7 @@ pub(crate) fn play(words: &[String]) -> Result<()> {
     let number: u64 = number.parse()?;
     let size = Size::parse(size).context("no such size")?;
     let mut worker = Worker {
-        peer: (variant.context("no such variant")?.open)(Path::new(dir))?,
+        peer: (variant.context("no such variant")?.open)(Path::new(dir), size)?,
         size,
         content: Content::new(size),
         written: number << 32,

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use super::Peer;
+use crate::work::Size;
 
 struct Cacache(PathBuf);
 
@@ -30,6 +31,6 @@ impl Peer for Cacache {
     }
 }
 
-pub(super) fn open(dir: &Path) -> Result<Box<dyn Peer>> {
+pub(super) fn open(dir: &Path, _: &Size) -> Result<Box<dyn Peer>> {
     Ok(Box::new(Cacache(dir.to_path_buf())))
 }

@@ -9,6 +9,7 @@ use anyhow::Result;
 use kismet_cache::{Cache, CacheBuilder, Key};
 
 use super::Peer;
+use crate::work::Size;
 
 /// Its documentation asks for shards of 10 to 100 files.
 const SHARDS: usize = 100;
@@ -62,10 +63,10 @@ fn open(dir: &Path, sync: bool) -> Result<Box<dyn Peer>> {
     }))
 }
 
-pub(super) fn sync(dir: &Path) -> Result<Box<dyn Peer>> {
+pub(super) fn sync(dir: &Path, _: &Size) -> Result<Box<dyn Peer>> {
     open(dir, true)
 }
 
-pub(super) fn no_sync(dir: &Path) -> Result<Box<dyn Peer>> {
+pub(super) fn no_sync(dir: &Path, _: &Size) -> Result<Box<dyn Peer>> {
     open(dir, false)
 }

@@ -7,6 +7,7 @@ use anyhow::Result;
 use larder::{Durability, KVFileStore, StoreOptions};
 
 use super::Peer;
+use crate::work::Size;
 
 struct Larder {
     store: KVFileStore,
@@ -35,14 +36,14 @@ fn open(dir: &Path, durability: Durability) -> Result<Box<dyn Peer>> {
     }))
 }
 
-pub(super) fn full(dir: &Path) -> Result<Box<dyn Peer>> {
+pub(super) fn full(dir: &Path, _: &Size) -> Result<Box<dyn Peer>> {
     open(dir, Durability::Full)
 }
 
-pub(super) fn data(dir: &Path) -> Result<Box<dyn Peer>> {
+pub(super) fn data(dir: &Path, _: &Size) -> Result<Box<dyn Peer>> {
     open(dir, Durability::Data)
 }
 
-pub(super) fn none(dir: &Path) -> Result<Box<dyn Peer>> {
+pub(super) fn none(dir: &Path, _: &Size) -> Result<Box<dyn Peer>> {
     open(dir, Durability::None)
 }

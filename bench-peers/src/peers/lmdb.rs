@@ -9,6 +9,7 @@ use heed::types::Bytes;
 use heed::{Database, Env, EnvFlags, EnvOpenOptions};
 
 use super::Peer;
+use crate::work::Size;
 
 /// Address space only. Large, because a value has to find free pages in a row.
 const MAP_BYTES: usize = 4 << 30;
@@ -57,14 +58,14 @@ fn open(dir: &Path, flags: EnvFlags) -> Result<Box<dyn Peer>> {
     Ok(Box::new(Lmdb { env, entries }))
 }
 
-pub(super) fn sync(dir: &Path) -> Result<Box<dyn Peer>> {
+pub(super) fn sync(dir: &Path, _: &Size) -> Result<Box<dyn Peer>> {
     open(dir, EnvFlags::empty())
 }
 
-pub(super) fn no_meta_sync(dir: &Path) -> Result<Box<dyn Peer>> {
+pub(super) fn no_meta_sync(dir: &Path, _: &Size) -> Result<Box<dyn Peer>> {
     open(dir, EnvFlags::NO_META_SYNC)
 }
 
-pub(super) fn no_sync(dir: &Path) -> Result<Box<dyn Peer>> {
+pub(super) fn no_sync(dir: &Path, _: &Size) -> Result<Box<dyn Peer>> {
     open(dir, EnvFlags::NO_SYNC | EnvFlags::WRITE_MAP)
 }

@@ -10,6 +10,8 @@ use std::path::Path;
 
 use anyhow::Result;
 
+use crate::work::Size;
+
 /// A store that one process has open.
 pub(crate) trait Peer {
     /// Reads a value in the peer's best way and hands it, whole, to `see`, where it may stay the peer's
@@ -48,6 +50,8 @@ impl Durability {
     }
 }
 
+type Open = fn(&Path, &Size) -> Result<Box<dyn Peer>>;
+
 /// A peer with one choice of durability.
 pub(crate) struct Variant {
     /// The engine: of its variants only one is asked to read, since they all read alike.
@@ -60,7 +64,8 @@ pub(crate) struct Variant {
     pub(crate) reads: bool,
     /// Whether `set` leaves behind what it replaced, so that the store has to be renewed.
     pub(crate) grows: bool,
-    pub(crate) open: fn(&Path) -> Result<Box<dyn Peer>>,
+    /// Opens a store, or makes it, for values of this size.
+    pub(crate) open: Open,
 }
 
 impl Variant {
@@ -69,7 +74,7 @@ impl Variant {
         setting: &'static str,
         id: &'static str,
         durability: Durability,
-        open: fn(&Path) -> Result<Box<dyn Peer>>,
+        open: Open,
     ) -> Self {
         Variant {
             engine,

@@ -1,8 +1,8 @@
 //! SQLite: one table, a write-ahead log, statements prepared once.
 //!
 //! A table with row ids, because SQLite's documentation advises against `WITHOUT ROWID` where a row is
-//! larger than a twentieth of a page; pages of 8 KiB and a mapped database, because it names them for
-//! blobs.
+//! larger than a twentieth of a page; pages of 8 KiB, because it names them for blobs; the database mapped
+//! where values are larger than a page, which makes those faster to read, and smaller ones slower.
 
 use std::path::Path;
 use std::time::Duration;
@@ -11,6 +11,9 @@ use anyhow::{Result, ensure};
 use rusqlite::{Connection, params};
 
 use super::Peer;
+use crate::work::Size;
+
+const PAGE_BYTES: usize = 8192;
 
 struct Sqlite(Connection);
 
@@ -37,19 +40,21 @@ impl Peer for Sqlite {
 }
 
 /// `synchronous` belongs to a connection, so each sets it, and looks whether it holds.
-fn open(dir: &Path, synchronous: &str, level: i64) -> Result<Box<dyn Peer>> {
+fn open(dir: &Path, size: &Size, synchronous: &str, level: i64) -> Result<Box<dyn Peer>> {
     std::fs::create_dir_all(dir)?;
     let connection = Connection::open(dir.join("entries.sqlite"))?;
     connection.busy_timeout(Duration::from_secs(60))?;
-    connection.pragma_update(None, "page_size", 8192)?;
-    connection.pragma_update(None, "mmap_size", 1_i64 << 30)?;
+    connection.pragma_update(None, "page_size", PAGE_BYTES as i64)?;
+    if size.bytes > PAGE_BYTES {
+        connection.pragma_update(None, "mmap_size", 1_i64 << 30)?;
+    }
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", synchronous)?;
     let text = |name| connection.pragma_query_value(None, name, |row| row.get::<_, String>(0));
     let number = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     ensure!(text("journal_mode")? == "wal", "no write-ahead log");
     ensure!(number("synchronous")? == level, "not {synchronous}");
-    ensure!(number("page_size")? == 8192, "another size of pages");
+    ensure!(number("page_size")? == PAGE_BYTES as i64, "other pages");
     connection.execute(
         "CREATE TABLE IF NOT EXISTS entries (key BLOB PRIMARY KEY NOT NULL, value BLOB NOT NULL)",
         [],
@@ -57,10 +62,10 @@ fn open(dir: &Path, synchronous: &str, level: i64) -> Result<Box<dyn Peer>> {
     Ok(Box::new(Sqlite(connection)))
 }
 
-pub(super) fn full(dir: &Path) -> Result<Box<dyn Peer>> {
-    open(dir, "FULL", 2)
+pub(super) fn full(dir: &Path, size: &Size) -> Result<Box<dyn Peer>> {
+    open(dir, size, "FULL", 2)
 }
 
-pub(super) fn normal(dir: &Path) -> Result<Box<dyn Peer>> {
-    open(dir, "NORMAL", 1)
+pub(super) fn normal(dir: &Path, size: &Size) -> Result<Box<dyn Peer>> {
+    open(dir, size, "NORMAL", 1)
 }
