@@ -19,8 +19,11 @@ const CALLS: [&str; 5] = ["fdatasync", "fsync", "msync", "syncfs", DSYNC];
 /// No call of its own, but a write to a file that was opened so.
 const DSYNC: &str = "O_DSYNC";
 
-/// How many more sets the second process does: enough for SQLite to take its log over into the database.
-const SETS: u32 = 500;
+/// How many more sets the second process does: enough for SQLite to take its log over into the database,
+/// which is after a thousand pages.
+fn more_sets(size: &Size) -> u32 {
+    if size.bytes < 8192 { 1500 } else { 150 }
+}
 
 /// The words of a command line after the role: does so many sets.
 pub(crate) fn play(words: &[String]) -> Result<()> {
@@ -48,15 +51,14 @@ pub(crate) fn print(args: &Args, dir: &Path) -> Result<()> {
         for variant in &args.variants {
             // The first sets make directories and files.
             let few = size.keys as u32;
-            let more = few + SETS;
+            let sets = more_sets(size);
             let before = count(variant, dir, size, few)?;
-            let after = count(variant, dir, size, more)?;
+            let after = count(variant, dir, size, few + sets)?;
             let each = before.iter().zip(after).map(|(before, after)| {
-                let each = (f64::from(after) - f64::from(*before)) / f64::from(SETS);
-                if each == 0.0 {
-                    "0".to_owned()
-                } else {
-                    format!("{each:.2}")
+                let each = (f64::from(after) - f64::from(*before)) / f64::from(sets);
+                match format!("{each:.3}").trim_end_matches('0') {
+                    "0." => "0".to_owned(),
+                    digits => digits.trim_end_matches('.').to_owned(),
                 }
             });
             println!(

@@ -174,3 +174,28 @@ impl Content {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_as_written_is_seen() {
+        for size in &SIZES {
+            let mut content = Content::new(size);
+            let whole = content.value(3, 70).to_vec();
+            let other = content.value(3, 71).to_vec();
+            let mut torn = other;
+            torn[..size.bytes / 2].copy_from_slice(&whole[..size.bytes / 2]);
+            let mut changed = whole.clone();
+            changed[size.bytes - 1] ^= 1;
+            for thorough in [false, true] {
+                content.check(3, &whole, thorough).unwrap();
+                content.check(4, &whole, thorough).unwrap_err();
+                content.check(3, &whole[512..], thorough).unwrap_err();
+                content.check(3, &torn, thorough).unwrap_err();
+                content.check(3, &changed, thorough).unwrap_err();
+            }
+        }
+    }
+}
