@@ -14,7 +14,7 @@ use crate::error::{Repr, Result};
 use crate::holder::Holder;
 use crate::outcome::Outcome;
 use crate::sys::FileId;
-use crate::sys::notify::Watch;
+use crate::sys::notify::{Told, Watch};
 
 /// What a call does when the lock that it needs is held by somebody else.
 ///
@@ -128,6 +128,7 @@ impl Waiting {
             pause: FIRST_PAUSE,
             watched: None,
             watch: None,
+            deaf: Duration::ZERO,
             next_report: Duration::ZERO,
         }
     }
@@ -149,6 +150,9 @@ pub(crate) struct Pacer<'a> {
     /// The lock file that is watched, or was found not to be watchable.
     watched: Option<FileId>,
     watch: Option<Watch>,
+    /// How much of the next pause nothing that happens to the lock file ends. Others that try the lock
+    /// are told of as well, so without it two could wake each other for ever.
+    deaf: Duration,
     next_report: Duration,
 }
 
@@ -243,18 +247,36 @@ impl Pacer<'_> {
     }
 
     /// Forgets what happened up to now to what is watched: the caller is about to look for himself.
-    pub(super) fn disregard_events(&self) {
+    pub(super) fn disregard_events(&mut self) {
         if let Some(watch) = &self.watch {
-            watch.drain();
+            if watch.drain() == Told::Gone {
+                self.watched = None;
+            }
         }
     }
 
-    fn sleep(&self, time: Duration) {
-        match (&self.watch, &self.waiting.cancel) {
-            // Being cancelled is seen at the end of a pause.
-            (Some(watch), _) => watch.wait(time),
-            (None, Some(token)) => token.sleep(time),
-            (None, None) => std::thread::sleep(time),
+    /// Being cancelled ends it at once where nothing is watched, else at the end of the pause.
+    fn sleep(&mut self, time: Duration) {
+        let deaf = match &self.watch {
+            Some(_) => self.deaf.min(time),
+            None => time,
+        };
+        match &self.waiting.cancel {
+            Some(token) => token.sleep(deaf),
+            None => std::thread::sleep(deaf),
+        }
+        let cancel = self.waiting.cancel.as_ref();
+        let Some(watch) = &self.watch else { return };
+        if cancel.is_some_and(CancelToken::is_cancelled) {
+            return;
+        }
+        let told = watch.wait(time - deaf);
+        self.deaf = match told {
+            Told::Nothing => Duration::ZERO,
+            Told::Something | Told::Gone => (deaf * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE),
+        };
+        if told == Told::Gone {
+            self.watched = None;
         }
     }
 }

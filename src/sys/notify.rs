@@ -8,6 +8,16 @@ pub(crate) use linux::Watch;
 #[cfg(not(target_os = "linux"))]
 pub(crate) use none::Watch;
 
+/// What was told since the last time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(target_os = "linux"), allow(dead_code))]
+pub(crate) enum Told {
+    Nothing,
+    Something,
+    /// A file that was watched is none any more, and what made it out may belong to another.
+    Gone,
+}
+
 #[cfg(target_os = "linux")]
 mod linux {
     use std::fs::File;
@@ -16,8 +26,9 @@ mod linux {
     use std::time::Duration;
 
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
+    use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 
+    use super::Told;
     use crate::sys::retried;
 
     /// Tells when a file that others have open for writing is closed, or loses a name.
@@ -45,23 +56,58 @@ mod linux {
         }
 
         /// Sleeps until something happens, or `time` has passed.
-        pub(crate) fn wait(&self, time: Duration) {
+        pub(crate) fn wait(&self, time: Duration) -> Told {
             let Ok(time) = Timespec::try_from(time) else {
-                return;
+                return Told::Nothing;
             };
             let mut polled = [PollFd::new(&self.events, PollFlags::IN)];
             // An error means only that the lock is tried a little earlier.
             if poll(&mut polled, Some(&time)).is_ok_and(|ready| ready > 0) {
-                self.drain();
+                self.drain()
+            } else {
+                Told::Nothing
             }
         }
 
         /// What has happened is seen by looking, not by what is told of it.
-        pub(crate) fn drain(&self) {
+        pub(crate) fn drain(&self) -> Told {
+            let gone = ReadFlags::IGNORED | ReadFlags::QUEUE_OVERFLOW;
             let mut buffer = [MaybeUninit::uninit(); 4096];
-            while rustix::io::read(&self.events, &mut buffer)
-                .is_ok_and(|(told, _)| !told.is_empty())
-            {}
+            let mut events = inotify::Reader::new(&self.events, &mut buffer);
+            let mut told = Told::Nothing;
+            while let Ok(event) = events.next() {
+                if event.events().intersects(gone) {
+                    told = Told::Gone;
+                } else if told == Told::Nothing {
+                    told = Told::Something;
+                }
+            }
+            told
+        }
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn a_file_that_is_gone_is_not_taken_for_watched() {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("file");
+            let Some(watch) = Watch::new() else {
+                return; // the system has no more of them at this moment
+            };
+            let file = File::create_new(&path).unwrap();
+            assert!(watch.add(&file));
+            assert_eq!(watch.wait(Duration::ZERO), Told::Nothing);
+            drop(File::options().write(true).open(&path).unwrap());
+            assert_eq!(watch.wait(Duration::ZERO), Told::Something);
+            assert_eq!(watch.drain(), Told::Nothing);
+            #[allow(clippy::disallowed_methods)] // by somebody else
+            std::fs::remove_file(&path).unwrap();
+            assert_eq!(watch.wait(Duration::ZERO), Told::Something);
+            drop(file);
+            assert_eq!(watch.wait(Duration::ZERO), Told::Gone);
         }
     }
 }
@@ -70,6 +116,8 @@ mod linux {
 mod none {
     use std::fs::File;
     use std::time::Duration;
+
+    use super::Told;
 
     /// There is none here.
     #[derive(Debug)]
@@ -84,11 +132,11 @@ mod none {
             match *self {}
         }
 
-        pub(crate) fn wait(&self, _time: Duration) {
+        pub(crate) fn wait(&self, _time: Duration) -> Told {
             match *self {}
         }
 
-        pub(crate) fn drain(&self) {
+        pub(crate) fn drain(&self) -> Told {
             match *self {}
         }
     }

@@ -25,6 +25,7 @@ const LEAD: &str = "lead";
 const CALL: &str = "call";
 const GIVE_UP: &str = "give-up";
 const LEAVE: &str = "leave-lock-file";
+const COUNT: &str = "count-tries";
 
 const KEY: &str = "key";
 const LABEL: &str = "what is\nlocked";
@@ -78,6 +79,20 @@ pub(crate) fn play(role: &str, args: &[&str]) -> bool {
             drop(store.lock(KEY).unwrap());
             say("left");
             hear();
+        }
+        COUNT => {
+            // Two threads ask for the key for half a second; says how many calls were made for it.
+            larder::__fault::arm(None);
+            thread::scope(|scope| {
+                for _ in 0..2 {
+                    scope.spawn(|| {
+                        let view = store.waiting(Wait::Timeout(Duration::from_millis(500)));
+                        let refused = view.try_get_or_set(KEY, || Ok("mine".into()));
+                        assert_eq!(refused.unwrap_err().kind(), ErrorKind::Busy);
+                    });
+                }
+            });
+            say(&format!("calls {}", larder::__fault::disarm().len()));
         }
         _ => give_up(&store),
     }
@@ -948,4 +963,22 @@ fn a_batch_waits_for_each_key_as_long_as_its_view_says() {
     assert!(begun.elapsed() > LIMIT, "nobody was in the way");
     drop(view);
     releases.join().unwrap();
+}
+
+/// Each try of a waiter for a tree ends with a close of the lock file, which all who watch it are told
+/// of: two of them woke each other for ever.
+#[test]
+fn waiters_do_not_keep_each_other_awake() {
+    in_both(|store| {
+        drop(store.lock("other").unwrap());
+        std::fs::create_dir_all(store.lock_path().parent().unwrap()).unwrap();
+        let held = File::create_new(store.lock_path()).unwrap();
+        // Somebody's, who reads what is not there.
+        rustix::fs::flock(&held, FlockOperation::NonBlockingLockShared).unwrap();
+        let mut waiters = store.worker(COUNT);
+        let said = waiters.next().unwrap();
+        waiters.finish();
+        let calls: usize = said.strip_prefix("calls ").unwrap().parse().unwrap();
+        assert!(calls < 4_000, "{calls} calls");
+    });
 }
