@@ -112,18 +112,14 @@ impl Value {
     fn rest(&self) -> u64 {
         self.len.saturating_sub(self.position)
     }
+}
 
-    /// Notes what was read. A published value does not change, so one that ends early was damaged.
-    fn advance(&mut self, wanted: u64, read: u64) -> io::Result<()> {
-        self.position += read;
-        if read == 0 && wanted > 0 {
-            return Err(io::Error::new(
-                io::ErrorKind::UnexpectedEof,
-                "the value's file is shorter than it was when it was opened",
-            ));
-        }
-        Ok(())
-    }
+/// A published value does not change, so one that ends early was damaged.
+fn ended_early() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::UnexpectedEof,
+        "the value's file is shorter than it was when it was opened",
+    )
 }
 
 impl Read for Value {
@@ -134,16 +130,23 @@ impl Read for Value {
         }
         #[allow(clippy::cast_possible_truncation)] // not more than a length
         let read = self.file.read(&mut buf[..wanted as usize])?;
-        self.advance(wanted, read as u64)?;
+        if read == 0 {
+            return Err(ended_early());
+        }
+        self.position += read as u64;
         Ok(read)
     }
 
     fn read_to_end(&mut self, buf: &mut Vec<u8>) -> io::Result<usize> {
         let before = buf.len();
         while self.rest() > 0 {
-            let wanted = self.rest();
-            let read = sys::read_more(&self.file, wanted, buf)?;
-            self.advance(wanted, read)?;
+            let (wanted, had) = (self.rest(), buf.len());
+            let read = sys::read_more(&self.file, wanted, buf);
+            // What came before an error has been read.
+            self.position += (buf.len() - had) as u64;
+            if read? == 0 {
+                return Err(ended_early());
+            }
         }
         Ok(buf.len() - before)
     }

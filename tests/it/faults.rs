@@ -834,6 +834,7 @@ pub(crate) fn play(role: &str, args: &[&str]) -> bool {
     match role {
         "fault" => meet_one(args),
         "faults" => meet_all(args),
+        "short-read" => read_in_two(args),
         _ => return false,
     }
     true
@@ -988,4 +989,36 @@ fn examine_error(err: &larder::Error, base: &Path, call: &str, errno: Errno) {
         _ => ErrorKind::Io,
     };
     assert_eq!(err.kind(), kind);
+}
+
+/// BASE: the file of a value of eight bytes has four of them for as long as the first read takes, and
+/// the second fails.
+fn read_in_two(args: &[&str]) {
+    let base = Path::new(args[0]);
+    let options = StoreOptions::new().durability(Durability::None);
+    let store = options.open_file_store(base).unwrap();
+    store.set("key", |w| Ok(w.write_all(b"12345678")?)).unwrap();
+    let mut value = store.get("key").unwrap().unwrap();
+    let path = value.raw_path().unwrap();
+    std::fs::set_permissions(path, PermissionsExt::from_mode(0o600)).unwrap();
+    let file = std::fs::File::options().write(true).open(path).unwrap();
+    file.set_len(4).unwrap();
+    arm([(1, Fault::Fail(Errno::IO.raw_os_error()))]);
+    let mut bytes = Vec::new();
+    let failed = std::io::Read::read_to_end(&mut value, &mut bytes).unwrap_err();
+    disarm();
+    assert_eq!(failed.raw_os_error(), Some(Errno::IO.raw_os_error()));
+    assert_eq!(bytes, b"1234");
+    std::os::unix::fs::FileExt::write_all_at(&file, b"5678", 4).unwrap();
+    let rest = std::io::Read::read_to_end(&mut value, &mut bytes).unwrap();
+    assert_eq!((rest, &*bytes), (4, &b"12345678"[..]));
+    say("read");
+}
+
+#[test]
+fn a_value_is_read_on_after_an_error() {
+    let dir = in_memory();
+    let mut worker = Worker::start("short-read", &[dir.path().to_str().unwrap()]);
+    worker.expect("read");
+    worker.finish();
 }
