@@ -90,17 +90,28 @@ pub(crate) fn rename_file(lock: &KeyLock, staged: &Path) -> Result<()> {
 /// (ext4 does), which who asked for no durability need not wait for: where there is an old value, the
 /// names are exchanged, and the old value is unlinked at the staged one.
 fn put_in_place(root: &Root, entry: &EntryPath, staged: &Path, replaces: bool) -> io::Result<()> {
-    if replaces && root.options.durability == Durability::None {
-        match root.dir.exchange(staged, entry.value()) {
-            Ok(()) => {
-                let _ = root.dir.unlink(staged); // a sweep takes it if this fails
-                return Ok(());
-            }
-            Err(err) if cannot_exchange(&err) || err.kind() == io::ErrorKind::NotFound => {}
-            Err(err) => return Err(err),
-        }
+    if !replaces || root.options.durability != Durability::None {
+        return root.dir.rename(staged, entry.value());
     }
-    root.dir.rename(staged, entry.value())
+    match root.dir.exchange(staged, entry.value()) {
+        Ok(()) => match root.dir.unlink(staged) {
+            // Somebody put a directory there after the look. It is not ours to take away.
+            Err(err) if sys::is(&err, Errno::ISDIR) => {
+                root.dir.exchange(staged, entry.value())?;
+                Err(err)
+            }
+            _ => Ok(()), // a sweep takes the old value if it could not be unlinked
+        },
+        // `EPERM`: where a sandbox does not let this call pass. The rename says so if it is not that.
+        Err(err)
+            if cannot_exchange(&err)
+                || sys::is(&err, Errno::PERM)
+                || err.kind() == io::ErrorKind::NotFound =>
+        {
+            root.dir.rename(staged, entry.value())
+        }
+        Err(err) => Err(err),
+    }
 }
 
 /// With full durability, makes the names on the way to an entry durable.

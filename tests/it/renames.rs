@@ -65,3 +65,33 @@ fn a_groups_directory_is_made_by_many_at_once() {
     });
     assert_eq!(listing(dir.path()), empty_store());
 }
+
+/// A directory that somebody puts at a value's path while the value is replaced is neither the store's
+/// to delete nor to move to `tmp/`.
+#[test]
+fn a_directory_that_comes_in_between_stays_whose_it_is() {
+    let dir = tempdir();
+    let options = StoreOptions::new().durability(Durability::None);
+    let store = options.open_file_store(dir.path()).unwrap();
+    store.set("key", |_| Ok(())).unwrap();
+    let (path, other) = (dir.path().join("key".key()), dir.path().join("other"));
+    std::fs::create_dir(&other).unwrap();
+    std::fs::write(other.join("precious"), "").unwrap();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let order = std::sync::atomic::Ordering::Relaxed;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let (cwd, exchange) = (rustix::fs::CWD, rustix::fs::RenameFlags::EXCHANGE);
+            while !done.load(order) {
+                let _ = rustix::fs::renameat_with(cwd, &path, cwd, &other, exchange);
+            }
+        });
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(1) {
+            let _ = store.set("key", |_| Ok(()));
+        }
+        done.store(true, order);
+    });
+    assert!(path.join("precious").exists() || other.join("precious").exists());
+    assert_eq!(listing(&dir.path().join("tmp")), Default::default());
+}
