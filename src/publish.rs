@@ -88,9 +88,11 @@ pub(crate) fn rename_file(lock: &KeyLock, staged: &Path) -> Result<()> {
 
 /// A file system that gives a new file the name of another may write its bytes to the disk first
 /// (ext4 does), which who asked for no durability need not wait for: where there is an old value, the
-/// names are exchanged, and the old value is unlinked at the staged one.
+/// names are exchanged, and the old value is unlinked at the staged one. Not on an overlay, which would
+/// copy an old value of a lower layer first.
 fn put_in_place(root: &Root, entry: &EntryPath, staged: &Path, replaces: bool) -> io::Result<()> {
-    if !replaces || root.options.durability != Durability::None {
+    let overlay = root.file_system.overlay;
+    if !replaces || overlay || root.options.durability != Durability::None {
         return root.dir.rename(staged, entry.value());
     }
     match root.dir.exchange(staged, entry.value()) {

@@ -20,6 +20,7 @@ const REMOVE: &str = "layers-remove";
 const REPLACE: &str = "layers-replace";
 const CLEAR: &str = "layers-clear";
 const FILES: &str = "layers-files";
+const SET: &str = "layers-set";
 const NO_STATX: &str = "layers-no-statx";
 
 const KEY: &str = "key";
@@ -72,6 +73,12 @@ pub(crate) fn play(role: &str, args: &[&str]) -> bool {
     match role {
         REMOVE | REPLACE | CLEAR => die_at(role, args),
         FILES => die_among_files(args),
+        SET => {
+            let store = files(Path::new(args[0]));
+            arm([]);
+            store.set(KEY, text("above")).unwrap();
+            say(&disarm().join(" "));
+        }
         NO_STATX => without_statx(args),
         _ => return false,
     }
@@ -203,6 +210,26 @@ fn trees_of_a_lower_layer_are_leased_replaced_and_removed() {
         assert_eq!(listing(layers.mount.path()), empty_store());
     }
     assert_eq!(listing(lower.path()), whole);
+}
+
+/// To exchange the names of a value of a lower layer and of a new one is to copy the old one, all of
+/// it, only to delete it.
+#[test]
+fn a_value_of_a_lower_layer_is_not_copied_to_be_replaced() {
+    if !is_root("a_value_of_a_lower_layer_is_not_copied_to_be_replaced") {
+        return;
+    }
+    let lower = below_an_overlay();
+    files(lower.path()).set(KEY, text("below")).unwrap();
+    let layers = Layers::over(lower.path());
+    let mut worker = Worker::start(SET, &[layers.mount.path().to_str().unwrap()]);
+    let calls = worker.next().unwrap();
+    worker.finish();
+    assert!(!calls.contains("exchange"), "{calls}");
+    assert_eq!(
+        files(layers.mount.path()).read(KEY).unwrap().unwrap(),
+        b"above"
+    );
 }
 
 /// A store whose image was made while processes died in it: what they left is in the lower layer,
