@@ -129,7 +129,12 @@ pub(super) fn take(
     entry: &EntryPath,
     pacer: &mut Pacer<'_>,
 ) -> Result<Option<DirLease>> {
-    // What the sidecar says is read under the lock. Whether it is there is all that counts before.
+    // What is left of a tree reads as absent while it is being deleted, which only an overlay makes
+    // happen where a tree stands. Elsewhere, what the sidecar says is read under the lock, and whether
+    // it is there is all that counts before.
+    if root.file_system.overlay && matches!(look(root, entry)?, Seen::Dead) {
+        return Ok(None);
+    }
     let has_tree = presence::directory_at(root, entry)?.is_some();
     let found = root.dir.look(entry.sidecar());
     let found = found.reading("look at the tree", || root.absolute(entry.value()));

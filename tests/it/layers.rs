@@ -232,6 +232,38 @@ fn a_value_of_a_lower_layer_is_not_copied_to_be_replaced() {
     );
 }
 
+/// Who looks for a tree that is being deleted where it stands need not wait until that is done.
+#[test]
+fn a_dead_tree_is_absent_while_its_key_is_locked() {
+    if !is_root("a_dead_tree_is_absent_while_its_key_is_locked") {
+        return;
+    }
+    let lower = below_an_overlay();
+    drop(trees(lower.path()).replace(KEY, |tree| fill(tree, "below")));
+    let died = (0..60).find_map(|n: usize| {
+        let layers = Layers::over(lower.path());
+        let base = layers.mount.path().to_path_buf();
+        let args = [base.to_str().unwrap(), &n.to_string()];
+        Worker::start(REMOVE, &args).wait();
+        let is_dead = |name: &String| {
+            let text = std::fs::read_to_string(base.join(name)).unwrap_or_default();
+            !name.starts_with("tmp/") && text.contains("dead")
+        };
+        listing(&base).iter().any(is_dead).then_some(layers)
+    });
+    let layers = died.unwrap();
+    let store = trees(layers.mount.path());
+    let path = layers.mount.path().join(larder::PathKey::key(KEY));
+    assert!(path.is_dir());
+    let lock = path.with_file_name(format!(
+        "{}.lock",
+        path.file_name().unwrap().to_str().unwrap()
+    ));
+    let lock = std::fs::File::options().write(true).open(lock).unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
+    assert!(store.get(KEY).unwrap().is_none());
+}
+
 /// A store whose image was made while processes died in it: what they left is in the lower layer,
 /// where a directory cannot be renamed. A sweep took the lock of a staged tree or batch away, said that
 /// it had swept it, and left the directory.
