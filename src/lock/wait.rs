@@ -41,7 +41,8 @@ pub enum Wait {
 ///
 /// Clones are the same token. Once cancelled it stays so: every wait that has it fails with
 /// [`Cancelled`](crate::ErrorKind::Cancelled), the ones going on and the ones to come. It does not
-/// stop what needs no waiting, nor a closure.
+/// stop what needs no waiting, nor a closure. A wait may see it only after one of its pauses, of at most
+/// 16 ms.
 #[derive(Clone, Default)]
 pub struct CancelToken(Arc<Cancelled>);
 
