@@ -26,6 +26,7 @@ const CALL: &str = "call";
 const GIVE_UP: &str = "give-up";
 const LEAVE: &str = "leave-lock-file";
 const COUNT: &str = "count-tries";
+const UNTOLD: &str = "wait-untold";
 
 const KEY: &str = "key";
 const LABEL: &str = "what is\nlocked";
@@ -94,6 +95,7 @@ pub(crate) fn play(role: &str, args: &[&str]) -> bool {
             });
             say(&format!("calls {}", larder::__fault::disarm().len()));
         }
+        UNTOLD => wait_untold(&store),
         _ => give_up(&store),
     }
     true
@@ -980,5 +982,45 @@ fn waiters_do_not_keep_each_other_awake() {
         waiters.finish();
         let calls: usize = said.strip_prefix("calls ").unwrap().parse().unwrap();
         assert!(calls < 4_000, "{calls} calls");
+    });
+}
+
+/// Waits for a key that is held, with everything there, and where one of the calls of inotify fails.
+fn wait_untold(store: &Store) {
+    let descriptors = open_descriptors();
+    let wait = |planned| {
+        larder::__fault::arm(planned);
+        let view = store.waiting(Wait::Timeout(Duration::from_millis(200)));
+        let refused = view.lock(KEY).unwrap_err();
+        let calls = larder::__fault::disarm();
+        assert_eq!(refused.kind(), ErrorKind::Busy, "{refused:?}");
+        assert_eq!(open_descriptors(), descriptors);
+        // It looks again and again all the same, and no more often than without.
+        let tries = calls.iter().filter(|call| call.starts_with("try-flock"));
+        assert!((3..=40).contains(&tries.count()), "{calls:?}");
+        calls
+    };
+    let calls = wait(None);
+    for (call, errno) in [
+        ("inotify-init", rustix::io::Errno::MFILE),
+        ("inotify-add", rustix::io::Errno::NOSPC),
+        ("inotify-add", rustix::io::Errno::NOENT),
+    ] {
+        if let Some(at) = calls.iter().position(|&made| made == call) {
+            let fault = larder::__fault::Fault::Fail(errno.raw_os_error());
+            wait(Some((at, fault)));
+        }
+    }
+    say("waited");
+}
+
+#[test]
+fn waiters_that_are_told_nothing_try_again() {
+    in_both(|store| {
+        let holder = store.holder();
+        let mut waiter = store.worker(UNTOLD);
+        waiter.expect("waited");
+        waiter.finish();
+        release(holder);
     });
 }
