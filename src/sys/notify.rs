@@ -23,6 +23,7 @@ mod linux {
     use std::fs::File;
     use std::mem::MaybeUninit;
     use std::os::fd::{AsRawFd, OwnedFd};
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::Duration;
 
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -31,23 +32,50 @@ mod linux {
     use super::Told;
     use crate::sys::retried;
 
+    /// A user has 128 of them on most systems, for all programs. One process takes no more than this.
+    const MOST: usize = 16;
+    static TAKEN: AtomicUsize = AtomicUsize::new(0);
+
     /// Tells when a file that others have open for writing is closed, or loses a name.
     #[derive(Debug)]
     pub(crate) struct Watch {
         events: OwnedFd,
+        _place: Place,
+    }
+
+    /// One of the [`MOST`].
+    #[derive(Debug)]
+    struct Place;
+
+    impl Place {
+        fn take() -> Option<Place> {
+            let more = |taken| (taken < MOST).then_some(taken + 1);
+            let taken = TAKEN.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+            taken.ok().map(|_| Place)
+        }
+    }
+
+    impl Drop for Place {
+        fn drop(&mut self) {
+            TAKEN.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     impl Watch {
         /// `None` where there is none, or no more.
         pub(crate) fn new() -> Option<Watch> {
+            let place = Place::take()?;
             let flags = CreateFlags::CLOEXEC | CreateFlags::NONBLOCK;
             let events = retried("inotify-init", || inotify::init(flags)).ok()?;
-            Some(Watch { events })
+            Some(Watch {
+                events,
+                _place: place,
+            })
         }
 
         /// Watches an open file, whatever its name is by now. `false`: that is not possible.
         pub(crate) fn add(&self, file: &File) -> bool {
-            let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+            let path = format!("/proc/thread-self/fd/{}", file.as_raw_fd());
             let events = WatchFlags::CLOSE_WRITE | WatchFlags::ATTRIB | WatchFlags::DELETE_SELF;
             retried("inotify-add", || {
                 inotify::add_watch(&self.events, &*path, events)
@@ -90,8 +118,14 @@ mod linux {
     mod tests {
         use super::*;
 
+        // One test, because the watches of all threads are counted together.
         #[test]
-        fn a_file_that_is_gone_is_not_taken_for_watched() {
+        fn watches_tell_what_happens_and_are_few() {
+            let hold = || -> Vec<Watch> { (0..2 * MOST).map_while(|_| Watch::new()).collect() };
+            let held = hold().len(); // fewer than the most if other programs have them
+            assert!(held <= MOST, "{held}");
+            assert_eq!(hold().len(), held);
+
             let dir = tempfile::tempdir().unwrap();
             let path = dir.path().join("file");
             let Some(watch) = Watch::new() else {
