@@ -100,8 +100,14 @@ pub(crate) fn exclusive_or<T>(
             if let Some(made) = look(false)? {
                 return Ok(Taken::Made(made, None));
             }
-        } else if let Some(taken) = poll(root, entry, file, pacer, &mut look)? {
-            return Ok(taken);
+        } else {
+            if let Some(taken) = poll(root, entry, file, pacer, &mut look)? {
+                return Ok(taken);
+            }
+            // Most likely it was deleted because the value is there.
+            if let Some(made) = look(false)? {
+                return Ok(Taken::Made(made, None));
+            }
         }
     }
 }
