@@ -262,9 +262,11 @@ impl Pacer<'_> {
             Some(_) => self.deaf.min(time),
             None => time,
         };
-        match &self.waiting.cancel {
-            Some(token) => token.sleep(deaf),
-            None => std::thread::sleep(deaf),
+        if !deaf.is_zero() {
+            match &self.waiting.cancel {
+                Some(token) => token.sleep(deaf),
+                None => std::thread::sleep(deaf),
+            }
         }
         let cancel = self.waiting.cancel.as_ref();
         let Some(watch) = &self.watch else { return };
