@@ -55,6 +55,7 @@ pub(crate) struct Check<'a> {
 struct Stores {
     files: KVFileStore,
     trees: KVDirStore,
+    survives: Survives,
 }
 
 impl Check<'_> {
@@ -69,6 +70,7 @@ impl Check<'_> {
             files: KVFileStore::new(self.caches.join("files"))
                 .context("open the store of files")?,
             trees: KVDirStore::new(self.caches.join("trees")).context("open the store of trees")?,
+            survives: self.survives,
         };
         let mut tally = Tally::default();
         let mut present = BTreeSet::new();
@@ -164,6 +166,7 @@ impl Check<'_> {
             trees: options
                 .open_dir_store(self.caches.join("trees"))?
                 .with_wait(Wait::TryOnce),
+            survives: self.survives,
         };
         let mut settled = Settled::new();
         for &key in self.expected.keys() {
@@ -211,7 +214,7 @@ impl Stores {
                 };
                 let mode = value.into_file()?.metadata()?.permissions().mode();
                 ensure!(
-                    mode & 0o222 == 0,
+                    mode & 0o222 == 0 || self.survives == Survives::None,
                     "{}: it can be written: {mode:o}",
                     key.name()
                 );
