@@ -80,34 +80,25 @@ pub(crate) fn exclusive_or<T>(
                 pacer.note_wait();
                 wait_flock(root, entry, &file, Mode::Shared)?;
             }
-            let Some(lock) = KeyLock::confirm(root, entry, file, Mode::Shared)? else {
-                if let Some(made) = look(false)? {
-                    return Ok(Taken::Made(made, None));
+            if let Some(lock) = KeyLock::confirm(root, entry, file, Mode::Shared)? {
+                if let Some(made) = look(true)? {
+                    return Ok(Taken::Made(made, Some(lock)));
                 }
-                continue;
-            };
-            if let Some(made) = look(true)? {
-                return Ok(Taken::Made(made, Some(lock)));
+                // Its maker failed or died. A lock is never converted upwards.
+                drop(lock);
+                let file = open_or_create(root, entry)?;
+                pacer.note_wait();
+                wait_flock(root, entry, &file, Mode::Exclusive)?;
+                if let Some(lock) = KeyLock::confirm(root, entry, file, Mode::Exclusive)? {
+                    return Ok(Taken::Lock(lock));
+                }
             }
-            // Its maker failed or died. A lock is never converted upwards.
-            drop(lock);
-            let file = open_or_create(root, entry)?;
-            pacer.note_wait();
-            wait_flock(root, entry, &file, Mode::Exclusive)?;
-            if let Some(lock) = KeyLock::confirm(root, entry, file, Mode::Exclusive)? {
-                return Ok(Taken::Lock(lock));
-            }
-            if let Some(made) = look(false)? {
-                return Ok(Taken::Made(made, None));
-            }
-        } else {
-            if let Some(taken) = poll(root, entry, file, pacer, &mut look)? {
-                return Ok(taken);
-            }
-            // Most likely it was deleted because the value is there.
-            if let Some(made) = look(false)? {
-                return Ok(Taken::Made(made, None));
-            }
+        } else if let Some(taken) = poll(root, entry, file, pacer, &mut look)? {
+            return Ok(taken);
+        }
+        // The lock file has lost its name, most likely because the value is there.
+        if let Some(made) = look(false)? {
+            return Ok(Taken::Made(made, None));
         }
     }
 }

@@ -205,12 +205,7 @@ impl Pacer<'_> {
             return Ok(());
         }
         self.sleep(pause);
-        if self
-            .waiting
-            .cancel
-            .as_ref()
-            .is_some_and(CancelToken::is_cancelled)
-        {
+        if self.is_cancelled() {
             return Err(Repr::Cancelled {
                 path: path.to_path_buf(),
                 waited: began.elapsed(),
@@ -250,10 +245,21 @@ impl Pacer<'_> {
     /// Forgets what happened up to now to what is watched: the caller is about to look for himself.
     pub(super) fn disregard_events(&mut self) {
         if let Some(watch) = &self.watch {
-            if watch.drain() == Told::Gone {
-                self.watched = None;
-            }
+            let told = watch.drain();
+            self.note_gone(told);
         }
+    }
+
+    /// Another file may have the number of one that is gone: what is there next is watched anew.
+    fn note_gone(&mut self, told: Told) {
+        if told == Told::Gone {
+            self.watched = None;
+        }
+    }
+
+    fn is_cancelled(&self) -> bool {
+        let cancel = self.waiting.cancel.as_ref();
+        cancel.is_some_and(CancelToken::is_cancelled)
     }
 
     /// Being cancelled ends it at once where nothing is watched, else at the end of the pause.
@@ -268,9 +274,8 @@ impl Pacer<'_> {
                 None => std::thread::sleep(deaf),
             }
         }
-        let cancel = self.waiting.cancel.as_ref();
         let Some(watch) = &self.watch else { return };
-        if cancel.is_some_and(CancelToken::is_cancelled) {
+        if self.is_cancelled() {
             return;
         }
         let told = watch.wait(time - deaf);
@@ -278,8 +283,6 @@ impl Pacer<'_> {
             Told::Nothing => Duration::ZERO,
             Told::Something | Told::Gone => (deaf * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE),
         };
-        if told == Told::Gone {
-            self.watched = None;
-        }
+        self.note_gone(told);
     }
 }
