@@ -238,7 +238,7 @@ impl Pacer<'_> {
         }
         self.watched = Some(id);
         let watch = self.watch.take().or_else(Watch::new);
-        self.watch = watch.filter(|watch| watch.add(file));
+        self.watch = watch.and_then(|mut watch| watch.watch(file).then_some(watch));
         self.watch.is_some()
     }
 

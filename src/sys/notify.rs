@@ -24,22 +24,36 @@ mod linux {
     use std::mem::MaybeUninit;
     use std::os::fd::{AsRawFd, OwnedFd};
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{Arc, Mutex};
     use std::time::Duration;
 
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 
     use super::Told;
-    use crate::sys::retried;
+    use crate::sys::{host, retried};
 
     /// A user has 128 of them on most systems, for all programs. One process takes no more than this.
     const MOST: usize = 16;
     static TAKEN: AtomicUsize = AtomicUsize::new(0);
 
+    /// So many that nobody uses stay open: to close one that has watched takes the kernel up to 13 ms
+    /// (measured on Linux 6), to take a watch back 1 µs.
+    const KEPT: usize = 4;
+    static IDLE: Mutex<Vec<Arc<Instance>>> = Mutex::new(Vec::new());
+
     /// Tells when a file that others have open for writing is closed, or loses a name.
     #[derive(Debug)]
     pub(crate) struct Watch {
+        instance: Arc<Instance>,
+        watched: Option<i32>,
+    }
+
+    #[derive(Debug)]
+    struct Instance {
         events: OwnedFd,
+        /// A forked process shares it with its parent, which goes on using it.
+        pid: u32,
         _place: Place,
     }
 
@@ -61,26 +75,55 @@ mod linux {
         }
     }
 
-    impl Watch {
-        /// `None` where there is none, or no more.
-        pub(crate) fn new() -> Option<Watch> {
+    impl Instance {
+        fn new() -> Option<Instance> {
             let place = Place::take()?;
             let flags = CreateFlags::CLOEXEC | CreateFlags::NONBLOCK;
             let events = retried("inotify-init", || inotify::init(flags)).ok()?;
-            Some(Watch {
+            Some(Instance {
                 events,
+                pid: host::pid(),
                 _place: place,
             })
         }
 
-        /// Watches an open file, whatever its name is by now. `false`: that is not possible.
-        pub(crate) fn add(&self, file: &File) -> bool {
+        /// Nobody waits for the list: this process may have been forked while it was locked.
+        fn idle() -> Option<Arc<Instance>> {
+            let kept = IDLE.try_lock().ok()?.pop()?;
+            (kept.pid == host::pid()).then_some(kept)
+        }
+    }
+
+    impl Watch {
+        /// `None` where there is none, or no more.
+        pub(crate) fn new() -> Option<Watch> {
+            let instance = Instance::idle().or_else(|| Instance::new().map(Arc::new))?;
+            Some(Watch {
+                instance,
+                watched: None,
+            })
+        }
+
+        /// Watches an open file, whatever its name is by now, and no other. `false`: that is not
+        /// possible.
+        pub(crate) fn watch(&mut self, file: &File) -> bool {
+            self.forget();
             let path = format!("/proc/thread-self/fd/{}", file.as_raw_fd());
             let events = WatchFlags::CLOSE_WRITE | WatchFlags::ATTRIB | WatchFlags::DELETE_SELF;
-            retried("inotify-add", || {
-                inotify::add_watch(&self.events, &*path, events)
-            })
-            .is_ok()
+            let added = retried("inotify-add", || {
+                inotify::add_watch(&self.instance.events, &*path, events)
+            });
+            self.watched = added.ok();
+            self.watched.is_some()
+        }
+
+        /// What is told of it from now on would be told to the next.
+        fn forget(&mut self) {
+            if let Some(watched) = self.watched.take() {
+                // It fails where the file is gone.
+                let _ = inotify::remove_watch(&self.instance.events, watched);
+                self.drain();
+            }
         }
 
         /// Sleeps until something happens, or `time` has passed.
@@ -88,7 +131,7 @@ mod linux {
             let Ok(time) = Timespec::try_from(time) else {
                 return Told::Nothing;
             };
-            let mut polled = [PollFd::new(&self.events, PollFlags::IN)];
+            let mut polled = [PollFd::new(&self.instance.events, PollFlags::IN)];
             // An error means only that the lock is tried a little earlier.
             if poll(&mut polled, Some(&time)).is_ok_and(|ready| ready > 0) {
                 self.drain()
@@ -101,7 +144,7 @@ mod linux {
         pub(crate) fn drain(&self) -> Told {
             let gone = ReadFlags::IGNORED | ReadFlags::QUEUE_OVERFLOW;
             let mut buffer = [MaybeUninit::uninit(); 4096];
-            let mut events = inotify::Reader::new(&self.events, &mut buffer);
+            let mut events = inotify::Reader::new(&self.instance.events, &mut buffer);
             let mut told = Told::Nothing;
             while let Ok(event) = events.next() {
                 if event.events().intersects(gone) {
@@ -111,6 +154,17 @@ mod linux {
                 }
             }
             told
+        }
+    }
+
+    impl Drop for Watch {
+        fn drop(&mut self) {
+            self.forget();
+            if let Ok(mut idle) = IDLE.try_lock() {
+                if idle.len() < KEPT {
+                    idle.push(Arc::clone(&self.instance));
+                }
+            }
         }
     }
 
@@ -128,11 +182,11 @@ mod linux {
 
             let dir = tempfile::tempdir().unwrap();
             let path = dir.path().join("file");
-            let Some(watch) = Watch::new() else {
+            let Some(mut watch) = Watch::new() else {
                 return; // the system has no more of them at this moment
             };
             let file = File::create_new(&path).unwrap();
-            assert!(watch.add(&file));
+            assert!(watch.watch(&file));
             assert_eq!(watch.wait(Duration::ZERO), Told::Nothing);
             drop(File::options().write(true).open(&path).unwrap());
             assert_eq!(watch.wait(Duration::ZERO), Told::Something);
@@ -142,6 +196,18 @@ mod linux {
             assert_eq!(watch.wait(Duration::ZERO), Told::Something);
             drop(file);
             assert_eq!(watch.wait(Duration::ZERO), Told::Gone);
+
+            // Kept open, and deaf to what its last user watched.
+            let (other, events) = (
+                File::create_new(&path).unwrap(),
+                watch.instance.events.as_raw_fd(),
+            );
+            assert!(watch.watch(&other));
+            drop(watch);
+            drop(File::options().write(true).open(&path).unwrap());
+            let watch = Watch::new().unwrap();
+            assert_eq!(watch.instance.events.as_raw_fd(), events);
+            assert_eq!(watch.wait(Duration::ZERO), Told::Nothing);
         }
     }
 }
@@ -162,7 +228,7 @@ mod none {
             None
         }
 
-        pub(crate) fn add(&self, _file: &File) -> bool {
+        pub(crate) fn watch(&mut self, _file: &File) -> bool {
             match *self {}
         }
 

@@ -13,6 +13,7 @@ use larder::{
     KVFileStore, Labelled, Outcome, PathKey, StoreOptions, Value, Wait, WaitInfo,
 };
 use rustix::fs::FlockOperation;
+use rustix::io::Errno;
 
 use crate::support::{
     DEADLINE, Worker, empty_store, eventually, in_time, listing, open_descriptors, tempdir,
@@ -75,7 +76,7 @@ pub(crate) fn play(role: &str, args: &[&str]) -> bool {
             drop(store.lock(KEY).unwrap());
             let calls = larder::__fault::disarm();
             let unlink = calls.iter().position(|&call| call == "unlink").unwrap();
-            let refused = larder::__fault::Fault::Fail(rustix::io::Errno::ACCESS.raw_os_error());
+            let refused = larder::__fault::Fault::Fail(Errno::ACCESS.raw_os_error());
             larder::__fault::arm(Some((unlink, refused)));
             drop(store.lock(KEY).unwrap());
             say("left");
@@ -985,41 +986,64 @@ fn waiters_do_not_keep_each_other_awake() {
     });
 }
 
-/// Waits for a key that is held, with everything there, and where one of the calls of inotify fails.
+/// Waits for a key that is held, as often as it is told: each time hears the number of the call that
+/// fails and the error's, or nothing, and says what calls it made.
 fn wait_untold(store: &Store) {
-    let descriptors = open_descriptors();
-    let wait = |planned| {
-        larder::__fault::arm(planned);
+    let mut descriptors = None;
+    loop {
+        let planned = hear();
+        if planned == "enough" {
+            return;
+        }
+        larder::__fault::arm(planned.split_once(' ').map(|(at, errno)| {
+            let fault = larder::__fault::Fault::Fail(errno.parse().unwrap());
+            (at.parse().unwrap(), fault)
+        }));
         let view = store.waiting(Wait::Timeout(Duration::from_millis(200)));
         let refused = view.lock(KEY).unwrap_err();
         let calls = larder::__fault::disarm();
         assert_eq!(refused.kind(), ErrorKind::Busy, "{refused:?}");
-        assert_eq!(open_descriptors(), descriptors);
-        // It looks again and again all the same, and no more often than without.
+        // What it watches with stays open, and serves the next wait.
+        assert_eq!(
+            *descriptors.get_or_insert_with(open_descriptors),
+            open_descriptors()
+        );
+        // It looks again and again, and not often.
         let tries = calls.iter().filter(|call| call.starts_with("try-flock"));
         assert!((3..=40).contains(&tries.count()), "{calls:?}");
-        calls
-    };
-    let calls = wait(None);
-    for (call, errno) in [
-        ("inotify-init", rustix::io::Errno::MFILE),
-        ("inotify-add", rustix::io::Errno::NOSPC),
-        ("inotify-add", rustix::io::Errno::NOENT),
-    ] {
-        if let Some(at) = calls.iter().position(|&made| made == call) {
-            let fault = larder::__fault::Fault::Fail(errno.raw_os_error());
-            wait(Some((at, fault)));
-        }
+        say(&format!("made {}", calls.join(" ")));
     }
-    say("waited");
 }
 
 #[test]
 fn waiters_that_are_told_nothing_try_again() {
     in_both(|store| {
         let holder = store.holder();
+        let wait = |waiter: &mut Worker, planned: Option<(usize, Errno)>| -> Vec<String> {
+            waiter.tell(&planned.map_or_else(String::new, |(at, errno)| {
+                format!("{at} {}", errno.raw_os_error())
+            }));
+            let made = waiter.expect("made");
+            made.split(' ').map(str::to_owned).collect()
+        };
+        let at = |calls: &[String], call| calls.iter().position(|made| made == call);
+
         let mut waiter = store.worker(UNTOLD);
-        waiter.expect("waited");
+        let first = wait(&mut waiter, None);
+        let init = at(&first, "inotify-init").unwrap();
+        let second = wait(&mut waiter, None);
+        assert_eq!(at(&second, "inotify-init"), None);
+        let add = at(&second, "inotify-add").unwrap();
+        for errno in [Errno::NOSPC, Errno::NOENT] {
+            wait(&mut waiter, Some((add, errno)));
+        }
+        waiter.tell("enough");
+        waiter.finish();
+
+        let mut waiter = store.worker(UNTOLD);
+        let made = wait(&mut waiter, Some((init, Errno::MFILE)));
+        assert_eq!(at(&made, "inotify-add"), None);
+        waiter.tell("enough");
         waiter.finish();
         release(holder);
     });
