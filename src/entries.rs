@@ -13,9 +13,10 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::error::{IoContext, Result};
+use crate::footer;
 use crate::key::PathKey;
 use crate::layout::{self, EntryPath, LOCK_SUFFIX, SIDECAR_SUFFIX};
-use crate::marker::StoreKind;
+use crate::marker::{Format, StoreKind};
 use crate::presence;
 use crate::root::Root;
 use crate::sidecar;
@@ -43,7 +44,7 @@ impl Entry {
     }
 
     /// How many bytes the value has; of a tree, the sum over its files when it was published. `None`
-    /// for a tree of which the store knows nothing.
+    /// for a tree of which the store knows nothing, and for a sealed value that is damaged.
     #[allow(clippy::len_without_is_empty)] // an entry is no collection
     pub fn len(&self) -> Option<u64> {
         self.len
@@ -299,6 +300,16 @@ pub(crate) fn describe(root: &Root, entry: &EntryPath) -> Result<Option<Entry>> 
         used: Some(meta.accessed),
         label: None,
     };
+    if root.format == Format::Sealed && meta.kind == Kind::File {
+        let opened = sys::absent_is_none(root.dir.open_quietly(entry.value()));
+        let known = opened.and_then(|file| match file {
+            Some(file) => footer::read(entry, &file, meta.len).map(|found| found.ok()),
+            None => Ok(None),
+        });
+        let known = known.reading("look at an entry", at)?;
+        described.len = known.as_ref().map(|known| known.len);
+        described.label = known.and_then(|known| known.label);
+    }
     if root.kind == StoreKind::Dirs {
         if presence::is_inside(root, entry)? {
             return Ok(None); // a tree took the place of the directory that it was found in

@@ -49,7 +49,8 @@ pub enum ErrorKind {
     WouldDeadlock,
     /// The tree is leased, so it can be neither removed nor (by its own lessee) replaced.
     InUse,
-    /// The directory is not a store that this program may use as asked. Nothing was touched.
+    /// The directory is not a store that this program may use as asked, or a value in it is in a format
+    /// that this version does not know. Nothing was touched.
     FormatMismatch,
     /// The caller's closure failed; its error is the cause, and [`Error::downcast_ref`] reaches it.
     ///
@@ -58,7 +59,7 @@ pub enum ErrorKind {
     Compute,
     /// A value has another length than was stated. Nothing was published.
     SizeMismatch,
-    /// A value has another digest than was stated. Nothing was published. (No call states digests yet.)
+    /// A value has another digest than was stated. Nothing was published.
     DigestMismatch,
     /// What is on disk at the key's path is not what the store put there: something foreign, or what
     /// belongs to another key, where one key's path is a directory on the way to another's.
@@ -122,9 +123,22 @@ pub(crate) enum Repr {
         actual: u64,
         at_least: bool,
     },
+    DigestMismatch {
+        path: PathBuf,
+        expected: String,
+        actual: String,
+    },
+    /// A value that a later version wrote.
+    FromTheFuture {
+        path: PathBuf,
+        why: String,
+    },
     Corrupt {
         path: PathBuf,
         why: &'static str,
+    },
+    UnknownAlgorithm {
+        mode: String,
     },
     Unsupported {
         path: Option<PathBuf>,
@@ -148,11 +162,12 @@ impl Error {
             Repr::Cancelled { .. } => ErrorKind::Cancelled,
             Repr::WouldDeadlock { .. } => ErrorKind::WouldDeadlock,
             Repr::InUse { .. } => ErrorKind::InUse,
-            Repr::FormatMismatch { .. } => ErrorKind::FormatMismatch,
+            Repr::FormatMismatch { .. } | Repr::FromTheFuture { .. } => ErrorKind::FormatMismatch,
             Repr::Compute { .. } => ErrorKind::Compute,
             Repr::SizeMismatch { .. } => ErrorKind::SizeMismatch,
+            Repr::DigestMismatch { .. } => ErrorKind::DigestMismatch,
             Repr::Corrupt { .. } => ErrorKind::Corrupt,
-            Repr::Unsupported { .. } => ErrorKind::Unsupported,
+            Repr::Unsupported { .. } | Repr::UnknownAlgorithm { .. } => ErrorKind::Unsupported,
             Repr::ReadOnly { .. } => ErrorKind::ReadOnly,
         }
     }
@@ -161,7 +176,10 @@ impl Error {
     pub fn operation(&self) -> &'static str {
         match &*self.0 {
             Repr::Io { doing, .. } | Repr::ReadOnly { doing, .. } => doing,
-            Repr::Write { .. } | Repr::SizeMismatch { .. } => "write the value",
+            Repr::Write { .. } | Repr::SizeMismatch { .. } | Repr::DigestMismatch { .. } => {
+                "write the value"
+            }
+            Repr::UnknownAlgorithm { .. } => "check the digest",
             Repr::InvalidKey { .. } => "use the key",
             Repr::InvalidHash { .. } => "use the hash",
             Repr::Busy { .. } | Repr::Cancelled { .. } | Repr::WouldDeadlock { .. } => {
@@ -170,7 +188,7 @@ impl Error {
             Repr::InUse { .. } => "take the tree away",
             Repr::FormatMismatch { .. } => "open the store",
             Repr::Compute { .. } => "compute the value",
-            Repr::Corrupt { .. } => "use what is stored",
+            Repr::Corrupt { .. } | Repr::FromTheFuture { .. } => "use what is stored",
             Repr::Unsupported { what, .. } => what,
         }
     }
@@ -188,11 +206,13 @@ impl Error {
             | Repr::FormatMismatch { path, .. }
             | Repr::Compute { path, .. }
             | Repr::SizeMismatch { path, .. }
+            | Repr::DigestMismatch { path, .. }
+            | Repr::FromTheFuture { path, .. }
             | Repr::Corrupt { path, .. }
             | Repr::ReadOnly { path, .. } => Some(path),
             Repr::InvalidKey { key, .. } => Some(key),
             Repr::Unsupported { path, .. } => path.as_deref(),
-            Repr::InvalidHash { .. } => None,
+            Repr::InvalidHash { .. } | Repr::UnknownAlgorithm { .. } => None,
         }
     }
 
@@ -339,6 +359,25 @@ impl fmt::Display for Error {
                  published",
                 path.display(),
                 if *at_least { "at least " } else { "" }
+            ),
+            Repr::DigestMismatch {
+                path,
+                expected,
+                actual,
+            } => write!(
+                f,
+                "the value at {} was to have the digest {expected} and has {actual}; nothing was \
+                 published",
+                path.display()
+            ),
+            Repr::FromTheFuture { path, why } => write!(
+                f,
+                "the value at {} cannot be read: {why}; use a newer version",
+                path.display()
+            ),
+            Repr::UnknownAlgorithm { mode } => write!(
+                f,
+                "a digest of the algorithm {mode:?} cannot be checked, only sha256, sha384 and sha512"
             ),
             Repr::Corrupt { path, why } => write!(f, "{}: {why}", path.display()),
             Repr::Unsupported {

@@ -91,6 +91,9 @@ mod marker;
 mod options;
 mod outcome;
 mod sys;
+mod digest;
+mod trust;
+mod footer;
 mod root;
 mod recency;
 mod lock;
@@ -107,15 +110,18 @@ mod file_store;
 mod dir_store;
 
 pub use collect::{GcReport, Kept, KeptReason};
+pub use digest::Expect;
 pub use dir_store::{DirLease, KVDirLock, KVDirStore, StagedTree};
 pub use entries::{Entries, Entry};
 pub use error::{Error, ErrorKind, Result};
-pub use file_store::{Batch, KVFileLock, KVFileStore, LockedRead, LockedWrite, Value, ValueWriter};
+pub use file_store::{
+    Batch, Integrity, KVFileLock, KVFileStore, LockedRead, LockedWrite, Value, ValueWriter,
+};
 pub use holder::Holder;
 pub use key::{ArtifactHash, Labelled, PathKey, nested_path};
 pub use lock::{CancelToken, Wait, WaitInfo};
 pub use marker::Share;
-pub use options::{Barrier, Durability, StoreOptions};
+pub use options::{Barrier, Durability, StoreOptions, Verify};
 pub use outcome::Outcome;
 
 /// For this crate's own tests and fuzz targets.

@@ -33,6 +33,25 @@ impl fmt::Display for StoreKind {
     }
 }
 
+/// What is in a store's files.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// The values, and nothing else.
+    #[default]
+    Raw,
+    /// After each value, what the store knows of it.
+    Sealed,
+}
+
+impl Format {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Format::Raw => "raw",
+            Format::Sealed => "sealed",
+        }
+    }
+}
+
 /// Who may use a store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -57,6 +76,7 @@ impl Share {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Marker {
     pub(crate) kind: StoreKind,
+    pub(crate) format: Format,
     pub(crate) share: Share,
     /// Who does not know one of these must not open the store.
     incompatible: Vec<String>,
@@ -71,9 +91,10 @@ const KNOWN_INCOMPATIBLE: [&str; 0] = [];
 const KNOWN_READ_ONLY_COMPATIBLE: [&str; 0] = [];
 
 impl Marker {
-    pub(crate) fn new(kind: StoreKind, share: Share) -> Self {
+    pub(crate) fn new(kind: StoreKind, format: Format, share: Share) -> Self {
         Marker {
             kind,
+            format,
             share,
             incompatible: Vec::new(),
             read_only_compatible: Vec::new(),
@@ -84,9 +105,10 @@ impl Marker {
     /// The marker's text.
     pub(crate) fn render(&self) -> String {
         format!(
-            "{FIRST_LINE}\nkind={}\nformat=raw\nshare={}\nincompatible={}\n\
+            "{FIRST_LINE}\nkind={}\nformat={}\nshare={}\nincompatible={}\n\
              read-only-compatible={}\ncompatible={}\nend\n",
             self.kind.name(),
+            self.format.name(),
             self.share.name(),
             self.incompatible.join(","),
             self.read_only_compatible.join(","),
@@ -113,7 +135,7 @@ impl Marker {
             }
             _ => return Err("its marker is not one of this crate's".into()),
         }
-        let (mut kind, mut share, mut raw, mut ended) = (None, None, false, false);
+        let (mut kind, mut format, mut share, mut ended) = (None, None, None, false);
         let mut lists: [Option<Vec<String>>; 3] = [None, None, None];
         for line in lines {
             if ended {
@@ -142,8 +164,11 @@ impl Marker {
                     let found = known.into_iter().find(|share| share.name() == value);
                     share.replace(found.ok_or_else(unknown)?).is_some()
                 }
-                "format" if value != "raw" => return Err(unknown()),
-                "format" => std::mem::replace(&mut raw, true),
+                "format" => {
+                    let known = [Format::Raw, Format::Sealed];
+                    let found = known.into_iter().find(|format| format.name() == value);
+                    format.replace(found.ok_or_else(unknown)?).is_some()
+                }
                 "incompatible" => lists[0].replace(features(value)).is_some(),
                 "read-only-compatible" => lists[1].replace(features(value)).is_some(),
                 "compatible" => lists[2].replace(features(value)).is_some(),
@@ -155,15 +180,24 @@ impl Marker {
             }
         }
         let [incompatible, read_only_compatible, compatible] = lists;
-        match (kind, share, incompatible, read_only_compatible, compatible) {
+        match (
+            kind,
+            format,
+            share,
+            incompatible,
+            read_only_compatible,
+            compatible,
+        ) {
             (
                 Some(kind),
+                Some(format),
                 Some(share),
                 Some(incompatible),
                 Some(read_only_compatible),
                 Some(compatible),
-            ) if raw && ended => Ok(Marker {
+            ) if ended => Ok(Marker {
                 kind,
+                format,
                 share,
                 incompatible,
                 read_only_compatible,
@@ -207,15 +241,17 @@ mod tests {
     fn what_is_written_is_read() {
         for kind in [StoreKind::Files, StoreKind::Dirs] {
             for share in [Share::Private, Share::Group] {
-                let marker = Marker::new(kind, share);
-                assert_eq!(Marker::parse(marker.render().as_bytes()), Ok(marker));
+                for format in [Format::Raw, Format::Sealed] {
+                    let marker = Marker::new(kind, format, share);
+                    assert_eq!(Marker::parse(marker.render().as_bytes()), Ok(marker));
+                }
             }
         }
     }
 
     #[test]
     fn every_truncation_is_refused() {
-        let text = Marker::new(StoreKind::Files, Share::Private).render();
+        let text = Marker::new(StoreKind::Files, Format::Raw, Share::Private).render();
         for len in 0..text.len() - 1 {
             assert!(Marker::parse(&text.as_bytes()[..len]).is_err(), "{len}");
         }
@@ -223,7 +259,7 @@ mod tests {
 
     #[test]
     fn unknown_features_and_values_are_named() {
-        let text = Marker::new(StoreKind::Files, Share::Private).render();
+        let text = Marker::new(StoreKind::Files, Format::Raw, Share::Private).render();
         let marker = Marker::parse(
             text.replace("\nincompatible=", "\nincompatible=zip,")
                 .as_bytes(),
@@ -237,7 +273,7 @@ mod tests {
         let more = text.replace("\nend", "\nlater=1\nend");
         assert!(Marker::parse(more.as_bytes()).is_ok());
         for (from, to) in [
-            ("format=raw", "format=sealed"),
+            ("format=raw", "format=zip"),
             ("kind=files", "kind=sockets"),
             ("share=private", "share=world"),
             ("larder-store 1", "larder-store 2"),

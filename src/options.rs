@@ -42,6 +42,26 @@ pub enum Barrier {
     FileSystem,
 }
 
+/// When what was stored is checked against its digest, where the store has one: in a sealed store of
+/// files, and for trees that were published with one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Verify {
+    /// Never. What was published with [`Durability::None`] may be torn after a power cut, and nobody
+    /// sees it.
+    Never,
+    /// Once after each boot or mount, what was published with [`Durability::None`] before it: at its
+    /// first use, which reads all of it. What a power cut tore is then absent.
+    ///
+    /// What was published in the same boot through the same mount is whole, because it is in the
+    /// system's memory until it is on the disk. (Which the disk may have failed to take: such errors
+    /// of the kernel's own writing are not seen here.)
+    #[default]
+    OncePerBoot,
+    /// Each time that it is opened or leased.
+    Always,
+}
+
 /// How to open a store, or to create one.
 ///
 /// ```
@@ -67,6 +87,8 @@ pub struct StoreOptions {
     pub(crate) read_only: bool,
     pub(crate) read_only_trees: bool,
     pub(crate) barrier: Option<Barrier>,
+    pub(crate) sealed: Option<bool>,
+    pub(crate) verify: Verify,
 }
 
 impl Default for StoreOptions {
@@ -80,6 +102,8 @@ impl Default for StoreOptions {
             read_only: false,
             read_only_trees: false,
             barrier: None,
+            sealed: None,
+            verify: Verify::default(),
         }
     }
 }
@@ -158,6 +182,25 @@ impl StoreOptions {
     /// a store of files are always published so.
     pub fn read_only_trees(mut self, read_only_trees: bool) -> Self {
         self.read_only_trees = read_only_trees;
+        self
+    }
+
+    /// Whether the values of a store of files are sealed: each file has, after the value, its length and
+    /// digest, the key's label, and metadata that is published with the value.
+    ///
+    /// Chosen when a store is created and remembered in its marker; to ask for the other is
+    /// [`FormatMismatch`](crate::ErrorKind::FormatMismatch), and so is to seal a directory that has
+    /// values already. A store is not sealed by default: its files are the values, and other programs
+    /// can read, link and map them.
+    pub fn sealed(mut self, sealed: bool) -> Self {
+        self.sealed = Some(sealed);
+        self
+    }
+
+    /// When what was stored is checked against its digest. Each handle decides for what it reads
+    /// itself.
+    pub fn verify(mut self, verify: Verify) -> Self {
+        self.verify = verify;
         self
     }
 

@@ -18,7 +18,7 @@ use crate::presence::{self, Seen};
 use crate::root::Root;
 use crate::sidecar::Sidecar;
 use crate::staging::{StagedDir, StagedFile};
-use crate::sys::{self, Errno, Kind};
+use crate::sys::{self, Errno, FileId, Kind};
 use crate::tree;
 
 /// Completes a staged file: durable as the store promises, and without write permission. After this
@@ -145,6 +145,18 @@ pub(crate) fn remove_file(lock: &KeyLock) -> Result<bool> {
     Ok(true)
 }
 
+/// Takes away what was found damaged, if it is still there. `false`: it is not.
+pub(crate) fn remove_damaged(lock: &KeyLock, damaged: FileId) -> Result<bool> {
+    let found = lock.root().dir.look(lock.entry().value());
+    let found = found.reading("look at the value", || {
+        lock.root().absolute(lock.entry().value())
+    })?;
+    if found.is_none_or(|meta| meta.id != damaged) {
+        return Ok(false);
+    }
+    remove_file(lock)
+}
+
 /// A staged tree that is complete, durable as the store promises, and has its sidecar.
 #[derive(Debug)]
 pub(crate) struct SealedTree {
@@ -189,7 +201,7 @@ pub(crate) fn seal_tree(
 fn write_sidecar(root: &Root, path: &Path, sidecar: &Sidecar) -> io::Result<()> {
     let file = root.dir.create_new(path, 0o666)?;
     root.open_to_group(&file)?;
-    sys::write_at_start(&file, sidecar.render(root.options.durability).as_bytes())
+    sys::write_at(&file, sidecar.render(root.options.durability).as_bytes(), 0)
 }
 
 /// Under a key's exclusive lock: whether it has a tree. If not, what an earlier attempt left is taken
@@ -347,10 +359,8 @@ fn declare_dead(root: &Arc<Root>, entry: &EntryPath) -> io::Result<()> {
         ..Sidecar::default()
     };
     let staged = StagedFile::new(root)?;
-    sys::write_at_start(
-        staged.file(),
-        sidecar.render(root.options.durability).as_bytes(),
-    )?;
+    let text = sidecar.render(root.options.durability);
+    sys::write_at(staged.file(), text.as_bytes(), 0)?;
     sys::sync_all(staged.file())?;
     root.dir.rename(staged.path(), entry.sidecar())?;
     staged.into_published();

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::digest::Expect;
 use crate::durable;
 use crate::error::{IoContext, Result};
 use crate::file_store::writer::ValueWriter;
@@ -64,7 +65,7 @@ impl Batch {
         };
         let file = StagedFile::inside(staged, &self.count.to_string())?;
         self.count += 1;
-        let file = ValueWriter::fill(&self.root, key, &entry, file, f)?;
+        let file = ValueWriter::fill(&self.root, key, &entry, file, &Expect::new(), f)?;
         publish::close_file(&self.root, file.file())
             .writing("take the value's write permission", || {
                 self.root.absolute(file.path())

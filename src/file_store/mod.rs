@@ -2,16 +2,18 @@
 //!
 //! Invariant: a hit takes no lock, and nothing here renames, syncs or locks by itself.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::collect::{self, GcReport};
+use crate::digest::Expect;
 use crate::entries::Entries;
 use crate::error::{IoContext, Result};
-use crate::key::PathKey;
+use crate::key::{ArtifactHash, PathKey};
 use crate::layout::EntryPath;
 use crate::lock::{self, CancelToken, KeyLock, Taken, Tried, Wait, WaitInfo, Waiting};
-use crate::marker::StoreKind;
+use crate::marker::{Format, StoreKind};
 use crate::options::StoreOptions;
 use crate::publish;
 use crate::root::Root;
@@ -19,10 +21,16 @@ use crate::staging::StagedFile;
 use crate::sys;
 
 mod batch;
+mod integrity;
+mod sealed;
 mod value;
 mod writer;
 
+use sealed::Opened;
+use value::Found;
+
 pub use batch::Batch;
+pub use integrity::Integrity;
 pub use value::{LockedRead, Value};
 pub use writer::{LockedWrite, ValueWriter};
 
@@ -94,8 +102,8 @@ impl KVFileStore {
     /// [`Corrupt`](crate::ErrorKind::Corrupt) if something else is at its path.
     pub fn get<K: PathKey + ?Sized>(&self, key: &K) -> Result<Option<Value>> {
         let entry = EntryPath::of(key)?;
-        let opened = value::open_file(&self.root, &entry)?;
-        Ok(opened.map(|opened| Value::of(&self.root, entry, opened)))
+        let found = Found::open(&self.root, &entry, self.root.options.verify)?;
+        Ok(found.map(|found| Value::of(&self.root, entry, found)))
     }
 
     /// Reads a value. `None` if there is none.
@@ -135,6 +143,16 @@ impl KVFileStore {
                 "somebody cut the value off while it was read",
             ));
         }
+        if self.root.format == Format::Sealed {
+            let opened = Opened {
+                root: &self.root,
+                entry: &entry,
+                file: &file,
+                meta: &meta,
+            };
+            let footer = opened.footer_in(self.root.options.verify, into)?;
+            return Ok(footer.map(|_footer| into.len()));
+        }
         Ok(Some(into.len()))
     }
 
@@ -167,28 +185,84 @@ impl KVFileStore {
         key: &K,
         f: impl FnOnce(&mut ValueWriter) -> anyhow::Result<()>,
     ) -> Result<Value> {
+        self.get_or_set_verified(key, &Expect::new(), f)
+    }
+
+    /// The same for a value of which the length, the digest or both are known: what the closure writes
+    /// is published only if it is that.
+    ///
+    /// A value that is there already and has another length, or, in a sealed store, another SHA-256, is
+    /// removed and computed again. Other digests of a value that is there are not computed:
+    /// [`verify_against`](Self::verify_against) does.
+    ///
+    /// # Errors
+    ///
+    /// As [`get_or_set`](Self::get_or_set), and [`SizeMismatch`](crate::ErrorKind::SizeMismatch) (at the
+    /// first byte too many), [`DigestMismatch`](crate::ErrorKind::DigestMismatch), and
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) for an algorithm other than SHA-256, SHA-384 and
+    /// SHA-512, before the closure runs.
+    pub fn get_or_set_verified<K: PathKey + ?Sized>(
+        &self,
+        key: &K,
+        expect: &Expect,
+        f: impl FnOnce(&mut ValueWriter) -> anyhow::Result<()>,
+    ) -> Result<Value> {
+        expect.check_supported()?;
         let entry = EntryPath::of(key)?;
         let root = &self.root;
-        if let Some(opened) = value::open_file(root, &entry)? {
-            return Ok(Value::of(root, entry, opened));
+        if let Some(found) = self.find(&entry, expect)? {
+            return Ok(Value::of(root, entry, found));
         }
         root.check_writable("compute a value", &entry)?;
         let mut pacer = self.waiting.start();
-        let look = |_held: bool| Value::open(root, &entry);
+        let look = |_held: bool| self.find(&entry, expect);
         let mut lock = match lock::exclusive_or(root, &entry, &mut pacer, look)? {
-            Taken::Made(value, _lock) => return Ok(value.with_outcome(pacer.outcome())),
+            Taken::Made(found, _lock) => {
+                return Ok(Value::of(root, entry, found).with_outcome(pacer.outcome()));
+            }
             Taken::Lock(lock) => lock,
         };
-        if let Some(value) = Value::open(root, &entry)? {
-            lock.note_occupied(true);
-            return Ok(value.with_outcome(pacer.outcome()));
+        match Found::open(root, &entry, root.options.verify)? {
+            Some(found) if found.is_admitted_by(expect) => {
+                lock.note_occupied(true);
+                return Ok(Value::of(root, entry, found).with_outcome(pacer.outcome()));
+            }
+            Some(_other) => drop(publish::remove_file(&lock)?),
+            None => {}
         }
         lock.announce(key.label().as_deref());
         let staged = StagedFile::for_value(root)?;
-        let staged = lock::computing(&lock, || ValueWriter::fill(root, key, &entry, staged, f))?;
+        let staged = lock::computing(&lock, || {
+            ValueWriter::fill(root, key, &entry, staged, expect, f)
+        })?;
         publish::seal_file(root, &staged)?;
         publish::file(&lock, staged)?;
         Value::published(root, &entry)
+    }
+
+    /// Opens the value whose digest is the key; if there is none, has `f` write it, and publishes it
+    /// only if it has that digest.
+    ///
+    /// # Errors
+    ///
+    /// As [`get_or_set_verified`](Self::get_or_set_verified).
+    pub fn get_or_fetch(
+        &self,
+        hash: &ArtifactHash,
+        f: impl FnOnce(&mut ValueWriter) -> anyhow::Result<()>,
+    ) -> Result<Value> {
+        self.get_or_set_verified(hash, &Expect::new().digest(hash), f)
+    }
+
+    /// Opens a value. One that cannot be what is expected is taken away and absent.
+    fn find(&self, entry: &EntryPath, expect: &Expect) -> Result<Option<Found>> {
+        match Found::open(&self.root, entry, self.root.options.verify)? {
+            Some(other) if !other.is_admitted_by(expect) => {
+                sealed::remove(&self.root, entry, other.meta.id);
+                Ok(None)
+            }
+            found => Ok(found),
+        }
     }
 
     /// Computes a value and publishes it, in place of one that may be there; the last one wins.
@@ -208,7 +282,8 @@ impl KVFileStore {
         let root = &self.root;
         root.check_writable("write a value", &entry)?;
         publish::is_there(root, &entry)?; // so that the closure does not run for nothing
-        let staged = ValueWriter::fill(root, key, &entry, StagedFile::for_value(root)?, f)?;
+        let staged = StagedFile::for_value(root)?;
+        let staged = ValueWriter::fill(root, key, &entry, staged, &Expect::new(), f)?;
         publish::seal_file(root, &staged)?;
         let lock = lock::exclusive(root, &entry, &mut self.waiting.start())?;
         publish::file(&lock, staged)?;
@@ -413,13 +488,15 @@ impl KVFileStore {
 pub struct KVFileLock {
     lock: KeyLock,
     path: PathBuf,
+    label: Option<String>,
 }
 
 impl KVFileLock {
     fn new<K: PathKey + ?Sized>(mut lock: KeyLock, key: &K) -> Self {
-        lock.announce(key.label().as_deref());
+        let label = key.label().map(Cow::into_owned);
+        lock.announce(label.as_deref());
         let path = lock.root().absolute(lock.entry().value());
-        KVFileLock { lock, path }
+        KVFileLock { lock, path, label }
     }
 
     /// Opens the value. `None` if there is none.
@@ -438,6 +515,20 @@ impl KVFileLock {
     /// [`Io`](crate::ErrorKind::Io) or [`ReadOnly`](crate::ErrorKind::ReadOnly).
     pub fn begin(&self) -> Result<LockedWrite<'_>> {
         LockedWrite::new(self)
+    }
+
+    /// Publishes new metadata with the value that is there, which is not passed through this process: an
+    /// HTTP cache does so for the answer 304. `false` if there is no value.
+    ///
+    /// The file system shares or copies the value's bytes. Readers see the old metadata or the new, each
+    /// with the whole value.
+    ///
+    /// # Errors
+    ///
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) in a store that is not sealed, and for more than
+    /// 64 KiB; [`Io`](crate::ErrorKind::Io) or [`ReadOnly`](crate::ErrorKind::ReadOnly).
+    pub fn set_metadata(&self, metadata: &[u8]) -> Result<bool> {
+        writer::publish_metadata(self, metadata)
     }
 
     /// Removes the value, and gives the lock up. `false` if there was none.

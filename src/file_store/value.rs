@@ -6,9 +6,15 @@ use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use crate::error::{IoContext, Result};
+use crate::digest::Expect;
+use crate::error::{IoContext, Repr, Result};
 use crate::file_store::KVFileLock;
+use crate::file_store::sealed::Opened;
+use crate::footer::Footer;
+use crate::key::ArtifactHash;
 use crate::layout::EntryPath;
+use crate::marker::Format;
+use crate::options::Verify;
 use crate::outcome::Outcome;
 use crate::publish::not_a_value;
 use crate::recency;
@@ -26,6 +32,8 @@ pub struct Value {
     /// The file's position. Known here, so that nothing has to be asked for the end.
     position: u64,
     outcome: Outcome,
+    /// What a sealed value has besides its bytes.
+    footer: Option<Footer>,
     root: Arc<Root>,
     entry: EntryPath,
     path: OnceLock<PathBuf>,
@@ -34,17 +42,17 @@ pub struct Value {
 impl Value {
     /// Opens a value, and notes its use. `None` if there is none.
     pub(super) fn open(root: &Arc<Root>, entry: &EntryPath) -> Result<Option<Self>> {
-        let opened = open_file(root, entry)?;
-        Ok(opened.map(|opened| Value::of(root, entry.clone(), opened)))
+        let found = Found::open(root, entry, root.options.verify)?;
+        Ok(found.map(|found| Value::of(root, entry.clone(), found)))
     }
 
-    /// What [`open_file`] opened.
-    pub(super) fn of(root: &Arc<Root>, entry: EntryPath, (file, meta): (File, Meta)) -> Self {
+    pub(super) fn of(root: &Arc<Root>, entry: EntryPath, found: Found) -> Self {
         Value {
-            file,
-            len: meta.len,
+            len: found.len(),
+            file: found.file,
             position: 0,
             outcome: Outcome::Hit,
+            footer: found.footer,
             root: Arc::clone(root),
             entry,
             path: OnceLock::new(),
@@ -53,8 +61,10 @@ impl Value {
 
     /// Opens what this call has just published.
     pub(super) fn published(root: &Arc<Root>, entry: &EntryPath) -> Result<Self> {
-        match Self::open(root, entry)? {
-            Some(value) => Ok(value.with_outcome(Outcome::Computed)),
+        match Found::open(root, entry, Verify::Never)? {
+            Some(found) => {
+                Ok(Value::of(root, entry.clone(), found).with_outcome(Outcome::Computed))
+            }
             None => Err(io::Error::from(io::ErrorKind::NotFound))
                 .reading("open the value just published", || {
                     root.absolute(entry.value())
@@ -73,10 +83,23 @@ impl Value {
         self.len
     }
 
-    /// The metadata that was published with the value. A store of plain files keeps none, so it is
-    /// empty.
+    /// The metadata that was published with the value. Empty if there was none, as in every store that
+    /// is not sealed.
     pub fn metadata(&self) -> &[u8] {
-        &[]
+        self.footer
+            .as_ref()
+            .map_or(&[], |footer| footer.metadata.as_slice())
+    }
+
+    /// The label that the key had when the value was published, in a sealed store.
+    pub fn label(&self) -> Option<&str> {
+        self.footer.as_ref()?.label.as_deref()
+    }
+
+    /// The SHA-256 of the value, in a sealed store, as it was when it was written.
+    pub fn digest(&self) -> Option<ArtifactHash> {
+        let footer = self.footer.as_ref()?;
+        ArtifactHash::new("sha256", footer.digest).ok()
     }
 
     /// How this value came to be: found, waited for, or computed by this call.
@@ -89,9 +112,10 @@ impl Value {
     ///
     /// # Errors
     ///
-    /// [`Unsupported`](crate::ErrorKind::Unsupported) in a store whose files are not just the
-    /// values' bytes. There is no such store yet.
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) in a sealed store, whose files are not just the
+    /// values' bytes.
     pub fn raw_path(&self) -> Result<&Path> {
+        self.check_raw()?;
         Ok(self
             .path
             .get_or_init(|| self.root.absolute(self.entry.value())))
@@ -103,7 +127,19 @@ impl Value {
     ///
     /// As [`raw_path`](Self::raw_path).
     pub fn into_file(self) -> Result<File> {
+        self.check_raw()?;
         Ok(self.file)
+    }
+
+    fn check_raw(&self) -> Result<()> {
+        if self.footer.is_none() {
+            return Ok(());
+        }
+        Err(Repr::Unsupported {
+            path: Some(self.root.absolute(self.entry.value())),
+            what: "be used as a plain file, because it is sealed; read it as a value",
+        }
+        .into())
     }
 }
 
@@ -154,15 +190,92 @@ impl Read for Value {
 
 impl Seek for Value {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        self.position = self.file.seek(to)?;
+        let sought = match to {
+            SeekFrom::Start(position) => Some(position),
+            SeekFrom::Current(by) => self.position.checked_add_signed(by),
+            // Of the value, which may not be the file's.
+            SeekFrom::End(by) => self.len.checked_add_signed(by),
+        };
+        let sought = sought.ok_or(io::ErrorKind::InvalidInput)?;
+        self.position = self.file.seek(SeekFrom::Start(sought))?;
         Ok(self.position)
+    }
+}
+
+/// What was found at a value's path: open, and believed.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) file: File,
+    pub(super) meta: Meta,
+    pub(super) footer: Option<Footer>,
+}
+
+impl Found {
+    /// Opens a value, checks it as `verify` says, and notes its use. `None` if there is none.
+    pub(super) fn open(
+        root: &Arc<Root>,
+        entry: &EntryPath,
+        verify: Verify,
+    ) -> Result<Option<Self>> {
+        let Some((file, meta)) = open_file(root, entry)? else {
+            return Ok(None);
+        };
+        let footer = match root.format {
+            Format::Raw => None,
+            Format::Sealed => {
+                let opened = Opened {
+                    root,
+                    entry,
+                    file: &file,
+                    meta: &meta,
+                };
+                match opened.footer(verify)? {
+                    None => return Ok(None),
+                    believed => believed,
+                }
+            }
+        };
+        Ok(Some(Found { file, meta, footer }))
+    }
+
+    /// Bytes of the value.
+    pub(super) fn len(&self) -> u64 {
+        self.footer
+            .as_ref()
+            .map_or(self.meta.len, |footer| footer.len)
+    }
+
+    /// Whether this can be the value that is meant.
+    pub(super) fn is_admitted_by(&self, expect: &Expect) -> bool {
+        let digest = self.footer.as_ref().map(|footer| &footer.digest);
+        expect.admits(self.len(), digest)
     }
 }
 
 /// Opens what is at a value's path, checks that it is a value, and notes its use.
 pub(super) fn open_file(root: &Root, entry: &EntryPath) -> Result<Option<(File, Meta)>> {
+    let Some((file, meta)) = opened(root, entry, root.dir.open_read(entry.value()))? else {
+        return Ok(None);
+    };
+    if recency::is_due(root, meta.accessed) {
+        // Not allowed everywhere; then the system's own access time is what remains.
+        let _ = sys::fstamp(&file, Stamp::Accessed);
+    }
+    Ok(Some((file, meta)))
+}
+
+/// The same, and it does not count as a use.
+pub(super) fn open_quietly(root: &Root, entry: &EntryPath) -> Result<Option<(File, Meta)>> {
+    opened(root, entry, root.dir.open_quietly(entry.value()))
+}
+
+fn opened(
+    root: &Root,
+    entry: &EntryPath,
+    opened: io::Result<File>,
+) -> Result<Option<(File, Meta)>> {
     let at = || root.absolute(entry.value());
-    let file = match root.dir.open_read(entry.value()) {
+    let file = match opened {
         Ok(file) => file,
         Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(err) if sys::is(&err, Errno::LOOP) => return Err(not_a_value(Kind::Link, root, entry)),
@@ -174,10 +287,6 @@ pub(super) fn open_file(root: &Root, entry: &EntryPath) -> Result<Option<(File, 
     let meta = sys::fstat(&file).reading("look at the value", at)?;
     if meta.kind != Kind::File {
         return Err(not_a_value(meta.kind, root, entry));
-    }
-    if recency::is_due(root, meta.accessed) {
-        // Not allowed everywhere; then the system's own access time is what remains.
-        let _ = sys::fstamp(&file, Stamp::Accessed);
     }
     Ok(Some((file, meta)))
 }

@@ -1,17 +1,21 @@
 //! What a closure writes a value through.
 //!
-//! Invariant: a write that failed, or a stated length that was not met, cannot be published, even if
-//! the closure ignores it.
+//! Invariant: a write that failed, or a stated length or digest that was not met, cannot be published,
+//! even if the closure ignores it.
 
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::digest::{Digests, Expect, Hashing, OURS};
 use crate::error::{Error, IoContext, Repr, Result};
 use crate::file_store::KVFileLock;
-use crate::file_store::value::LockedRead;
-use crate::key::PathKey;
+use crate::file_store::value::{Found, LockedRead};
+use crate::footer::{Footer, MAX_METADATA};
+use crate::key::{ArtifactHash, PathKey};
 use crate::layout::EntryPath;
+use crate::marker::Format;
+use crate::options::Verify;
 use crate::publish;
 use crate::root::Root;
 use crate::staging::StagedFile;
@@ -24,14 +28,17 @@ const BUFFER_BYTES: usize = 16 * 1024;
 #[derive(Debug)]
 struct Sink {
     root: Arc<Root>,
-    /// For messages: the value's absolute path.
-    value: PathBuf,
+    entry: EntryPath,
     staged: StagedFile,
     buffer: Vec<u8>,
     /// Where the next byte goes, buffered ones included.
     position: u64,
     len: u64,
-    expected: Option<u64>,
+    expect: Expect,
+    hashing: Hashing,
+    /// What a sealed value gets besides its bytes.
+    metadata: Vec<u8>,
+    label: Option<String>,
     failed: Option<Failed>,
 }
 
@@ -47,17 +54,43 @@ enum Failed {
 }
 
 impl Sink {
-    fn new(root: &Arc<Root>, entry: &EntryPath, staged: StagedFile) -> Self {
+    fn new(root: &Arc<Root>, entry: &EntryPath, label: Option<String>, staged: StagedFile) -> Self {
+        let mut hashing = Hashing::default();
+        if root.format == Format::Sealed {
+            hashing.want(OURS);
+        }
         Sink {
             root: Arc::clone(root),
-            value: root.absolute(entry.value()),
+            entry: entry.clone(),
             staged,
             buffer: Vec::new(),
             position: 0,
             len: 0,
-            expected: None,
+            expect: Expect::new(),
+            hashing,
+            metadata: Vec::new(),
+            label,
             failed: None,
         }
+    }
+
+    /// For messages: the value's absolute path.
+    fn value(&self) -> PathBuf {
+        self.root.absolute(self.entry.value())
+    }
+
+    fn expect_len(&mut self, bytes: u64) {
+        self.expect = std::mem::take(&mut self.expect).len(bytes);
+    }
+
+    fn expect_digest(&mut self, digest: &ArtifactHash) -> Result<()> {
+        self.expect(self.expect.clone().digest(digest))
+    }
+
+    fn expect(&mut self, expect: Expect) -> Result<()> {
+        self.hashing.want_for(&expect)?;
+        self.expect = expect;
+        Ok(())
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -65,7 +98,7 @@ impl Sink {
             return Err(io::Error::other("an earlier write of this value failed"));
         }
         let end = self.position.saturating_add(bytes.len() as u64);
-        if let Some(expected) = self.expected.filter(|&expected| end > expected) {
+        if let Some(expected) = self.expect.expected_len().filter(|&len| end > len) {
             let failed = Failed::TooLong {
                 expected,
                 actual: end,
@@ -78,7 +111,9 @@ impl Sink {
         }
         let written = if bytes.len() >= BUFFER_BYTES {
             let written = sys::write(self.staged.file(), bytes);
-            self.note(written)?
+            let written = self.note(written)?;
+            self.hashing.written(self.position, &bytes[..written]);
+            written
         } else {
             self.buffer.extend_from_slice(bytes);
             bytes.len()
@@ -99,6 +134,8 @@ impl Sink {
                 more => done += more,
             }
         }
+        let offset = self.position - self.buffer.len() as u64;
+        self.hashing.written(offset, &self.buffer);
         self.buffer.clear();
         Ok(())
     }
@@ -121,7 +158,7 @@ impl Sink {
         match failed {
             Failed::TooLong { expected, actual } => self.wrong_len(expected, actual, true),
             Failed::Io(kind, errno) => Repr::Write {
-                path: self.value.clone(),
+                path: self.value(),
                 kind,
                 source: errno
                     .map_or_else(|| kind.into(), io::Error::from_raw_os_error)
@@ -133,7 +170,7 @@ impl Sink {
 
     fn wrong_len(&self, expected: u64, actual: u64, at_least: bool) -> Error {
         Repr::SizeMismatch {
-            path: self.value.clone(),
+            path: self.value(),
             expected,
             actual,
             at_least,
@@ -142,42 +179,128 @@ impl Sink {
     }
 
     /// The error of a closure that failed: the writer's, if that is the reason.
-    fn closure_failed(&self, label: Option<String>, source: anyhow::Error) -> Error {
-        let path = self.value.clone();
+    fn closure_failed(&self, source: anyhow::Error) -> Error {
+        let path = self.value();
         match self.failed {
             Some(failed @ Failed::TooLong { .. }) => self.failure(failed),
             Some(Failed::Io(kind, _)) => Repr::Write { path, kind, source }.into(),
             None => Repr::Compute {
                 path,
-                label,
+                label: self.label.clone(),
                 source,
             }
             .into(),
         }
     }
 
-    /// Everything written, and as it was stated.
+    /// Everything written, as it was stated, and sealed where values are.
     fn finish(mut self) -> Result<StagedFile> {
         let flushed = self.flush();
         if let Some(failed) = self.failed {
             return Err(self.failure(failed));
         }
-        flushed.writing("write the value", || self.value.clone())?;
-        match self.expected {
-            Some(expected) if expected != self.len => {
-                Err(self.wrong_len(expected, self.len, false))
+        flushed.writing("write the value", || self.value())?;
+        if let Some(expected) = self.expect.expected_len() {
+            if expected != self.len {
+                return Err(self.wrong_len(expected, self.len, false));
             }
-            _ => Ok(self.staged),
+        }
+        let hashing = std::mem::take(&mut self.hashing);
+        let digests = hashing
+            .finish(self.staged.file(), self.len)
+            .writing("read the value back for its digest", || self.value())?;
+        self.check(&digests)?;
+        if let Some(digest) = digests
+            .ours()
+            .filter(|_| self.root.format == Format::Sealed)
+        {
+            self.seal(digest)
+                .writing("write what is known of the value", || self.value())?;
+        }
+        Ok(self.staged)
+    }
+
+    fn check(&self, digests: &Digests) -> Result<()> {
+        let Some(expected) = self.expect.expected_digest() else {
+            return Ok(());
+        };
+        match digests.other_than(expected)? {
+            None => Ok(()),
+            Some(actual) => Err(Repr::DigestMismatch {
+                path: self.value(),
+                expected: expected.to_string(),
+                actual: actual.to_string(),
+            }
+            .into()),
         }
     }
 
-    fn set_metadata(&self) -> Result<()> {
-        Err(Repr::Unsupported {
-            path: Some(self.root.path().to_path_buf()),
-            what: "keep metadata with a value",
-        }
-        .into())
+    fn seal(&mut self, digest: [u8; 32]) -> io::Result<()> {
+        let footer = Footer {
+            len: self.len,
+            digest,
+            standing: self.root.standing(),
+            metadata: std::mem::take(&mut self.metadata),
+            label: self.label.take(),
+        };
+        sys::write_at(self.staged.file(), &footer.render(&self.entry), self.len)
     }
+
+    fn set_metadata(&mut self, metadata: &[u8]) -> Result<()> {
+        check_metadata(&self.root, metadata)?;
+        metadata.clone_into(&mut self.metadata);
+        Ok(())
+    }
+}
+
+/// Publishes other metadata with the value that is there.
+pub(super) fn publish_metadata(lock: &KVFileLock, metadata: &[u8]) -> Result<bool> {
+    let (root, entry) = (lock.lock.root(), lock.lock.entry());
+    check_metadata(root, metadata)?;
+    root.check_writable("write metadata", entry)?;
+    // What comes out speaks for itself, so what goes in has to.
+    let verify = match root.options.verify {
+        Verify::Never => Verify::OncePerBoot,
+        other => other,
+    };
+    let Some(Found {
+        file,
+        footer: Some(known),
+        ..
+    }) = Found::open(root, entry, verify)?
+    else {
+        return Ok(false);
+    };
+    let footer = Footer {
+        standing: root.standing(),
+        metadata: metadata.to_vec(),
+        label: lock.label.clone().or(known.label),
+        ..known
+    };
+    let staged = StagedFile::for_value(root)?;
+    let copied = sys::copy(&file, staged.file(), footer.len).and_then(|copied| {
+        if copied < footer.len {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        sys::write_at(staged.file(), &footer.render(entry), footer.len)
+    });
+    copied.writing("write the value with its metadata", || {
+        root.absolute(entry.value())
+    })?;
+    publish::seal_file(root, &staged)?;
+    publish::file(&lock.lock, staged)?;
+    Ok(true)
+}
+
+/// Refuses metadata that there is no room for.
+fn check_metadata(root: &Root, metadata: &[u8]) -> Result<()> {
+    let what = match root.format {
+        Format::Raw => "keep metadata with a value",
+        Format::Sealed if metadata.len() > MAX_METADATA => "keep more than 64 KiB of metadata",
+        Format::Sealed => return Ok(()),
+    };
+    let path = Some(root.path().to_path_buf());
+    Err(Repr::Unsupported { path, what }.into())
 }
 
 /// Where a closure writes a value. What is written is visible to nobody until the closure has
@@ -195,15 +318,15 @@ impl ValueWriter {
         key: &K,
         entry: &EntryPath,
         staged: StagedFile,
+        expect: &Expect,
         f: impl FnOnce(&mut ValueWriter) -> anyhow::Result<()>,
     ) -> Result<StagedFile> {
-        let mut writer = ValueWriter(Sink::new(root, entry, staged));
+        let label = key.label().map(std::borrow::Cow::into_owned);
+        let mut writer = ValueWriter(Sink::new(root, entry, label, staged));
+        writer.0.expect(expect.clone())?;
         match f(&mut writer) {
             Ok(()) => writer.0.finish(),
-            Err(err) => {
-                let label = key.label().map(std::borrow::Cow::into_owned);
-                Err(writer.0.closure_failed(label, err))
-            }
+            Err(err) => Err(writer.0.closure_failed(err)),
         }
     }
 
@@ -216,16 +339,30 @@ impl ValueWriter {
     /// many fails, and a value that is too short is not published:
     /// [`SizeMismatch`](crate::ErrorKind::SizeMismatch).
     pub fn expect_len(&mut self, bytes: u64) {
-        self.0.expected = Some(bytes);
+        self.0.expect_len(bytes);
     }
 
-    /// Gives the value metadata, published with it.
+    /// States what digest the value will have, for example from a checksum file that comes with it. A
+    /// value with another one is not published:
+    /// [`DigestMismatch`](crate::ErrorKind::DigestMismatch). It is computed while the bytes are written
+    /// if this is called before the first of them.
     ///
     /// # Errors
     ///
-    /// [`Unsupported`](crate::ErrorKind::Unsupported): a store of plain files has no room for any.
-    pub fn set_metadata(&mut self, _metadata: &[u8]) -> Result<()> {
-        self.0.set_metadata()
+    /// [`Unsupported`](crate::ErrorKind::Unsupported): not SHA-256, SHA-384 or SHA-512.
+    pub fn expect_digest(&mut self, digest: &ArtifactHash) -> Result<()> {
+        self.0.expect_digest(digest)
+    }
+
+    /// Gives the value metadata, up to 64 KiB, published with it: an `ETag`, a content type, a policy.
+    /// What was given before is replaced.
+    ///
+    /// # Errors
+    ///
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) in a store that is not sealed, which has no room
+    /// for any, and for more than 64 KiB.
+    pub fn set_metadata(&mut self, metadata: &[u8]) -> Result<()> {
+        self.0.set_metadata(metadata)
     }
 }
 
@@ -253,7 +390,12 @@ impl<'a> LockedWrite<'a> {
     pub(super) fn new(lock: &'a KVFileLock) -> Result<Self> {
         let root = lock.lock.root();
         Ok(LockedWrite {
-            sink: Sink::new(root, lock.lock.entry(), StagedFile::for_value(root)?),
+            sink: Sink::new(
+                root,
+                lock.lock.entry(),
+                lock.label.clone(),
+                StagedFile::for_value(root)?,
+            ),
             lock,
         })
     }
@@ -265,16 +407,26 @@ impl<'a> LockedWrite<'a> {
 
     /// As [`ValueWriter::expect_len`].
     pub fn expect_len(&mut self, bytes: u64) {
-        self.sink.expected = Some(bytes);
+        self.sink.expect_len(bytes);
+    }
+
+    /// As [`ValueWriter::expect_digest`]. A value that is not written from its first byte to its last
+    /// is read back for it.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn expect_digest(&mut self, digest: &ArtifactHash) -> Result<()> {
+        self.sink.expect_digest(digest)
     }
 
     /// As [`ValueWriter::set_metadata`].
     ///
     /// # Errors
     ///
-    /// [`Unsupported`](crate::ErrorKind::Unsupported): a store of plain files has no room for any.
-    pub fn set_metadata(&mut self, _metadata: &[u8]) -> Result<()> {
-        self.sink.set_metadata()
+    /// As there.
+    pub fn set_metadata(&mut self, metadata: &[u8]) -> Result<()> {
+        self.sink.set_metadata(metadata)
     }
 
     /// Publishes what was written, in place of what was there, and returns it to be read.

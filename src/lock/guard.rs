@@ -97,7 +97,7 @@ impl KeyLock {
         let text = record::render(label);
         // A process that was killed may have left a longer one.
         let _ = sys::truncate(&self.file, 0)
-            .and_then(|()| sys::write_at_start(&self.file, text.as_bytes()));
+            .and_then(|()| sys::write_at(&self.file, text.as_bytes(), 0));
     }
 
     /// This lock, exclusive, becomes one on `file`, which is locked shared and has just taken its

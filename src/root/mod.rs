@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Repr, Result};
 use crate::layout::{EntryPath, TMP};
-use crate::marker::{Share, StoreKind};
+use crate::marker::{Format, Share, StoreKind};
 use crate::options::StoreOptions;
 use crate::sys::{self, Dir, FileSystem, temp};
+use crate::trust::{Standing, Trust, Witness};
 
 mod open;
 
@@ -26,6 +27,10 @@ const GROUP_WRITE: u32 = 0o020;
 pub(crate) struct Root {
     pub(crate) dir: Dir,
     pub(crate) kind: StoreKind,
+    pub(crate) format: Format,
+    /// Of what this process writes. `None` where the system does not tell.
+    pub(crate) witness: Option<Witness>,
+    pub(crate) trust: Trust,
     pub(crate) options: StoreOptions,
     pub(crate) file_system: FileSystem,
     share: Share,
@@ -41,6 +46,11 @@ impl Root {
     /// A path of the store as people and other programs name it.
     pub(crate) fn absolute(&self, relative: impl AsRef<Path>) -> PathBuf {
         self.path.join(relative)
+    }
+
+    /// How what is published now is.
+    pub(crate) fn standing(&self) -> Standing {
+        Standing::now(self.options.durability, self.witness)
     }
 
     pub(crate) fn is_group_shared(&self) -> bool {

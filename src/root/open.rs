@@ -12,9 +12,10 @@ use std::path::{Path, PathBuf};
 use super::Root;
 use crate::error::{Error, IoContext, Result};
 use crate::layout::{self, CACHEDIR_TAG, GC_LOCK, MARKER, RESERVED_PREFIX, TMP};
-use crate::marker::{MAX_BYTES, Marker, StoreKind};
+use crate::marker::{Format, MAX_BYTES, Marker, StoreKind};
 use crate::options::StoreOptions;
-use crate::sys::{self, Dir, Errno, Kind};
+use crate::sys::{self, Dir, Errno, Kind, host};
+use crate::trust::{Trust, Witness};
 
 const CACHEDIR_TAG_TEXT: &str = "Signature: 8a477f597d28d172789f06886806bc55\n\
     # This file is a cache directory tag created by larder.\n\
@@ -44,10 +45,19 @@ impl Root {
             .file_system()
             .reading("ask for the file system", || path.clone())?;
         let mut root = Root {
+            witness: host::this()
+                .boot()
+                .zip(dir.mount())
+                .map(|(boot, mount)| Witness::of(boot, mount)),
             dir,
             kind,
             options: options.clone(),
             file_system,
+            format: match options.sealed {
+                Some(true) => Format::Sealed,
+                _ => Format::Raw,
+            },
+            trust: Trust::default(),
             share: options.share.unwrap_or_default(),
             path,
         };
@@ -120,7 +130,18 @@ impl Root {
         {
             return refuse("it was created with another share; open it without saying one".into());
         }
+        if self
+            .options
+            .sealed
+            .is_some_and(|sealed| sealed != (marker.format == Format::Sealed))
+        {
+            return refuse(format!(
+                "its values are {}; open it without saying whether they are sealed",
+                marker.format.name()
+            ));
+        }
         self.share = marker.share;
+        self.format = marker.format;
         Ok(())
     }
 
@@ -147,6 +168,13 @@ impl Root {
         if names.is_empty() && !self.options.create && !self.options.read_only {
             return Err(io::Error::from(io::ErrorKind::NotFound))
                 .reading("open the store", || self.path.clone());
+        }
+        if self.format == Format::Sealed && names.iter().any(|found| found.name != TMP) {
+            return Err(Error::mismatch(
+                &self.path,
+                "it is not empty and has no marker, and what is in it is not sealed; give an empty or \
+                 a new directory",
+            ));
         }
         if self.options.adopt {
             return Ok(());
@@ -201,7 +229,7 @@ impl Root {
 
     /// Makes the directory a store: the marker appears whole, before anything else.
     fn settle(&self) -> Result<Marker> {
-        let marker = Marker::new(self.kind, self.share);
+        let marker = Marker::new(self.kind, self.format, self.share);
         self.open_dir_to_group(Path::new("."))
             .writing("give the group access", || self.path.clone())?;
         self.make_own_dir(Path::new(TMP))?;
@@ -264,7 +292,7 @@ impl Root {
         let at = || self.absolute(name);
         loop {
             let staged = self.unique_file("m-", |file| {
-                sys::write_at_start(file, text.as_bytes()).and_then(|()| sync(file))
+                sys::write_at(file, text.as_bytes(), 0).and_then(|()| sync(file))
             });
             let (staged, _file) = staged.writing("write a file of the store", at)?;
             let linked = self.dir.link(&staged, name);

@@ -57,6 +57,20 @@ impl Dir {
         Ok(self.open_with("open-read", path.as_ref(), flags, 0)?.into())
     }
 
+    /// As [`open_read`](Self::open_read), and reading does not count as a use, where this process may
+    /// ask for that.
+    pub(crate) fn open_quietly(&self, path: impl AsRef<Path>) -> io::Result<File> {
+        #[cfg(target_os = "linux")]
+        {
+            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOATIME;
+            match self.open_with("open-quietly", path.as_ref(), flags, 0) {
+                Err(err) if super::is(&err, Errno::PERM) => {}
+                opened => return Ok(opened?.into()),
+            }
+        }
+        self.open_read(path)
+    }
+
     /// Opens an existing file for reading and writing.
     pub(crate) fn open_write(&self, path: impl AsRef<Path>) -> io::Result<File> {
         let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK;
@@ -152,6 +166,25 @@ impl Dir {
     /// What is at a path, or `None` if nothing is.
     pub(crate) fn look(&self, path: impl AsRef<Path>) -> io::Result<Option<Meta>> {
         absent_is_none(self.stat(path))
+    }
+
+    /// Which mount this is seen through: a number that the system gives once in a boot (Linux 6.8).
+    #[cfg(target_os = "linux")]
+    pub(crate) fn mount(&self) -> Option<u64> {
+        use rustix::fs::StatxFlags;
+        const MNT_ID_UNIQUE: StatxFlags = StatxFlags::from_bits_retain(0x4000);
+        let stat = retried("statx-mount", || {
+            rustix::fs::statx(&self.fd, "", AtFlags::EMPTY_PATH, MNT_ID_UNIQUE)
+        })
+        .ok()?;
+        let known = stat.stx_mask & MNT_ID_UNIQUE.bits() != 0;
+        known.then_some(stat.stx_mnt_id)
+    }
+
+    /// Which mount this is seen through, where that can be known.
+    #[cfg(not(target_os = "linux"))]
+    pub(crate) fn mount(&self) -> Option<u64> {
+        None
     }
 
     /// When the file was created, where that can be known.

@@ -2,12 +2,26 @@
 
 use std::sync::{Mutex, OnceLock, PoisonError};
 
+use data_encoding::HEXLOWER_PERMISSIVE;
+
 /// Which boot of which machine, and which pid namespace, a pid belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Host {
     pub(crate) name: String,
     pub(crate) boot_id: Option<String>,
     pub(crate) pid_namespace: Option<String>,
+}
+
+impl Host {
+    /// The boot's id, as the 16 bytes that it is.
+    pub(crate) fn boot(&self) -> Option<[u8; 16]> {
+        let digits: String = self.boot_id.as_ref()?.split('-').collect();
+        HEXLOWER_PERMISSIVE
+            .decode(digits.as_bytes())
+            .ok()?
+            .try_into()
+            .ok()
+    }
 }
 
 /// This machine and this process's pid namespace. Asked for once: a process keeps both.

@@ -197,21 +197,56 @@ pub(crate) fn write(mut file: &File, bytes: &[u8]) -> io::Result<usize> {
     retried("write", || io::Write::write(&mut file, bytes))
 }
 
-/// Writes all of it at the start of the file.
-pub(crate) fn write_at_start(file: &File, bytes: &[u8]) -> io::Result<()> {
+/// Writes all of it at this offset.
+pub(crate) fn write_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
     use std::os::unix::fs::FileExt;
-    retried("pwrite", || file.write_all_at(bytes, 0))
+    retried("pwrite", || file.write_all_at(bytes, offset))
+}
+
+/// Copies the first `len` bytes of a file onto the end of an empty one; without passing them through
+/// this process, or without copying them at all, where the file system can.
+pub(crate) fn copy(mut from: &File, mut to: &File, len: u64) -> io::Result<u64> {
+    use std::io::Read;
+    retried("copy", || {
+        io::copy(&mut Read::take(&mut from, len), &mut to)
+    })
+}
+
+/// Opens a file that is open for reading once more, for writing.
+#[cfg(target_os = "linux")]
+pub(crate) fn open_again_to_write(file: &File) -> io::Result<File> {
+    use std::os::fd::AsRawFd;
+    let path = format!("/proc/thread-self/fd/{}", file.as_raw_fd());
+    let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CLOEXEC;
+    let opened = retried("open-again", || {
+        rustix::fs::openat(rustix::fs::CWD, &*path, flags, Mode::empty())
+    });
+    opened.map(Into::into)
+}
+
+/// Opens a file that is open for reading once more, for writing.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn open_again_to_write(_file: &File) -> io::Result<File> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Sets a file's modification time.
+pub(crate) fn set_modified(file: &File, time: SystemTime) -> io::Result<()> {
+    retried("futime", || file.set_modified(time))
+}
+
+/// Reads at this offset; may read less than there is room for, and nothing only at the end.
+pub(crate) fn read_at(file: &File, into: &mut [u8], offset: u64) -> io::Result<usize> {
+    use std::os::unix::fs::FileExt;
+    retried("pread", || file.read_at(into, offset))
 }
 
 /// Reads at most `limit` bytes from the start of the file.
 pub(crate) fn read_start(file: &File, limit: usize) -> io::Result<Vec<u8>> {
-    use std::os::unix::fs::FileExt;
     let mut bytes = vec![0; limit];
     let mut filled = 0;
     while filled < limit {
-        let more = retried("pread", || {
-            file.read_at(&mut bytes[filled..], filled as u64)
-        })?;
+        let more = read_at(file, &mut bytes[filled..], filled as u64)?;
         filled += more;
         // Of a regular file a call gives less than asked only at its end.
         if filled < limit {
