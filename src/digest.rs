@@ -249,12 +249,18 @@ impl Digests {
     }
 }
 
+/// The digest of the first `len` bytes of a file. `UnexpectedEof` where it has fewer.
+pub(crate) fn of_file(file: &File, len: u64) -> io::Result<[u8; OURS_LEN]> {
+    let mut context = OURS.context();
+    read_all(file, len, |bytes| context.update(bytes))?;
+    Ok(array(&context.finish()))
+}
+
 /// Whether this is the digest of the first `len` bytes of a file. Not of one that is shorter.
 pub(crate) fn is_of_file(digest: &[u8; OURS_LEN], file: &File, len: u64) -> io::Result<bool> {
-    let mut context = OURS.context();
-    match read_all(file, len, |bytes| context.update(bytes)) {
+    match of_file(file, len) {
         Err(err) if err.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
-        read => read.map(|()| context.finish().as_ref() == digest),
+        actual => actual.map(|actual| actual == *digest),
     }
 }
 

@@ -1,14 +1,14 @@
 //! Barriers: when this returns, what was staged is on disk.
 //!
-//! May call `sys`. Invariant: an error of any file is an error of the whole, and no sync is ever
+//! May call `sys` and `parallel`. Invariant: an error of any file is an error of the whole, and no sync is ever
 //! tried again after it failed (the kernel reports a lost write once).
 
 use std::fs::File;
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::options::Barrier;
+use crate::parallel;
 use crate::root::Root;
 use crate::sys::{self, Dir};
 
@@ -22,36 +22,8 @@ pub(crate) fn each(
     files: &[&Path],
     sync: fn(&File) -> io::Result<()>,
 ) -> io::Result<()> {
-    let sync_one = |path: &Path| sync(&root.dir.open_read(path)?);
-    if files.len() < 4 {
-        return files.iter().try_for_each(|path| sync_one(path));
-    }
-    let next = AtomicUsize::new(0);
-    let work = || {
-        loop {
-            let Some(path) = files.get(next.fetch_add(1, Ordering::Relaxed)) else {
-                return Ok(());
-            };
-            if let Err(err) = sync_one(path) {
-                next.store(files.len(), Ordering::Relaxed);
-                return Err(err);
-            }
-        }
-    };
-    std::thread::scope(|scope| {
-        // Where no thread can be had, this one does the work of all.
-        let helpers: Vec<_> = (1..AT_ONCE.min(files.len()))
-            .map_while(|_| std::thread::Builder::new().spawn_scoped(scope, work).ok())
-            .collect();
-        let mut result = work();
-        for helper in helpers {
-            let done = helper
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            result = result.and(done);
-        }
-        result
-    })
+    let sync_one = |path: &&Path| sync(&root.dir.open_read(path)?);
+    parallel::map(files, AT_ONCE, sync_one).map(drop)
 }
 
 /// Whether this barrier is one `syncfs`, which not every platform has.

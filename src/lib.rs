@@ -94,6 +94,7 @@ mod sys;
 mod digest;
 mod trust;
 mod footer;
+mod parallel;
 mod root;
 mod recency;
 mod lock;
@@ -103,6 +104,8 @@ mod dispose;
 mod durable;
 mod staging;
 mod tree;
+mod manifest;
+mod belief;
 mod publish;
 mod entries;
 mod collect;
@@ -114,15 +117,14 @@ pub use digest::Expect;
 pub use dir_store::{DirLease, KVDirLock, KVDirStore, StagedTree};
 pub use entries::{Entries, Entry};
 pub use error::{Error, ErrorKind, Result};
-pub use file_store::{
-    Batch, Integrity, KVFileLock, KVFileStore, LockedRead, LockedWrite, Value, ValueWriter,
-};
+pub use file_store::{Batch, KVFileLock, KVFileStore, LockedRead, LockedWrite, Value, ValueWriter};
 pub use holder::Holder;
 pub use key::{ArtifactHash, Labelled, PathKey, nested_path};
 pub use lock::{CancelToken, Wait, WaitInfo};
+pub use manifest::TreeReport;
 pub use marker::Share;
 pub use options::{Barrier, Durability, StoreOptions, Verify};
-pub use outcome::Outcome;
+pub use outcome::{Integrity, Outcome};
 
 /// For this crate's own tests and fuzz targets.
 #[cfg(feature = "__fault")]
@@ -142,7 +144,8 @@ pub mod __fault {
 
     /// Reads a sidecar; the text that it would be written as.
     pub fn parse_sidecar(bytes: &[u8]) -> Option<String> {
-        crate::sidecar::Sidecar::parse(bytes).map(|sidecar| sidecar.render(crate::Durability::Data))
+        crate::sidecar::Sidecar::parse(bytes, bytes.len() as u64)
+            .map(|(sidecar, _)| sidecar.render())
     }
 
     /// Checks a key's path, as every call does first.

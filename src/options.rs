@@ -89,6 +89,7 @@ pub struct StoreOptions {
     pub(crate) barrier: Option<Barrier>,
     pub(crate) sealed: Option<bool>,
     pub(crate) verify: Verify,
+    pub(crate) digest_trees: bool,
 }
 
 impl Default for StoreOptions {
@@ -104,6 +105,7 @@ impl Default for StoreOptions {
             barrier: None,
             sealed: None,
             verify: Verify::default(),
+            digest_trees: false,
         }
     }
 }
@@ -201,6 +203,18 @@ impl StoreOptions {
     /// itself.
     pub fn verify(mut self, verify: Verify) -> Self {
         self.verify = verify;
+        self
+    }
+
+    /// Whether a tree is published with a digest of everything in it: names, permission bits, link
+    /// targets and contents, not times and owners. Off by default, but for [`Durability::None`], where
+    /// it always is. Publishing reads every file for it, on as many threads as there are processors,
+    /// while it is still in memory.
+    ///
+    /// It is what [`KVDirStore::verify`](crate::KVDirStore::verify) compares with, and
+    /// [`verify`](Self::verify). A tree that somebody has written into since is not what was published.
+    pub fn digest_trees(mut self, digest_trees: bool) -> Self {
+        self.digest_trees = digest_trees;
         self
     }
 

@@ -11,3 +11,15 @@ pub enum Outcome {
     /// This call made it.
     Computed,
 }
+
+/// Whether what is stored is what was published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Integrity {
+    /// Every byte is as it was.
+    Whole,
+    /// It is torn or altered, or belongs to another key.
+    Damaged,
+    /// There is no digest to compare it with.
+    Unknown,
+}

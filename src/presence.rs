@@ -17,8 +17,10 @@ pub(crate) enum Seen {
     Nothing,
     /// A tree that is being deleted where it stands.
     Dead,
+    /// A tree that is not what was published. Only `belief` says so.
+    Damaged,
     Tree {
-        beside: Option<Beside>,
+        beside: Option<Box<Beside>>,
     },
 }
 
@@ -31,7 +33,9 @@ pub(crate) fn look(root: &Root, entry: &EntryPath) -> Result<Seen> {
         .reading("look at the tree", || root.absolute(entry.value()))?;
     Ok(match beside {
         Some(beside) if beside.dead => Seen::Dead,
-        beside => Seen::Tree { beside },
+        beside => Seen::Tree {
+            beside: beside.map(Box::new),
+        },
     })
 }
 
@@ -53,7 +57,7 @@ pub(crate) fn directory_at(root: &Root, entry: &EntryPath) -> Result<Option<Meta
 /// Whether there is an entry at this path.
 pub(crate) fn is_entry(root: &Root, entry: &EntryPath) -> Result<bool> {
     match look(root, entry)? {
-        Seen::Nothing | Seen::Dead => Ok(false),
+        Seen::Nothing | Seen::Dead | Seen::Damaged => Ok(false),
         Seen::Tree { beside: Some(_) } => Ok(true),
         Seen::Tree { beside: None } => Ok(is_marked(root, entry)? && !is_inside(root, entry)?),
     }

@@ -4,10 +4,12 @@
 //! key's path only by a rename under that key's exclusive lock, of something that is complete, as
 //! durable as the store promises, and closed to writing.
 
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::belief;
 use crate::dispose;
 use crate::durable;
 use crate::error::{Error, IoContext, Result};
@@ -16,9 +18,9 @@ use crate::lock::KeyLock;
 use crate::options::Durability;
 use crate::presence::{self, Seen};
 use crate::root::Root;
-use crate::sidecar::Sidecar;
+use crate::sidecar::{self, ManifestId, Sidecar, TreeId};
 use crate::staging::{StagedDir, StagedFile};
-use crate::sys::{self, Errno, FileId, Kind};
+use crate::sys::{self, Errno, FileId, Kind, Meta};
 use crate::tree;
 
 /// Completes a staged file: durable as the store promises, and without write permission. After this
@@ -34,7 +36,7 @@ pub(crate) fn seal_file(root: &Root, staged: &StagedFile) -> Result<()> {
 }
 
 /// Takes the write permission off a file that is complete.
-pub(crate) fn close_file(root: &Root, file: &std::fs::File) -> io::Result<()> {
+pub(crate) fn close_file(root: &Root, file: &File) -> io::Result<()> {
     let mode = sys::fstat(file)?.mode;
     sys::fchmod(file, root.sealed_mode(mode))
 }
@@ -162,6 +164,7 @@ pub(crate) fn remove_damaged(lock: &KeyLock, damaged: FileId) -> Result<bool> {
 pub(crate) struct SealedTree {
     staged: StagedDir,
     sidecar: Sidecar,
+    manifest: Option<String>,
     root_mode: u32,
 }
 
@@ -173,20 +176,18 @@ pub(crate) fn seal_tree(
 ) -> Result<SealedTree> {
     let at = || root.absolute(staged.path());
     let contents = tree::finish(root, staged.path()).writing("finish the tree", at)?;
+    let manifest = belief::manifest_of_staged(root, staged.path(), contents.root_mode)
+        .writing("read the tree for its digest", at)?;
     let sidecar = Sidecar {
-        dead: false,
-        inode: root
-            .dir
-            .stat(staged.path())
-            .writing("finish the tree", at)?
-            .id
-            .inode(),
-        born: root.dir.born(staged.path()),
+        tree: TreeId::at(root, staged.path()).writing("finish the tree", at)?,
         files: contents.files.len() as u64,
         bytes: contents.bytes,
+        standing: root.standing(),
         label: label.map(str::to_owned),
+        manifest: manifest.as_deref().map(ManifestId::of),
+        ..Sidecar::default()
     };
-    write_sidecar(root, &staged.sidecar_path(), &sidecar)
+    write_sidecar(root, &staged.sidecar_path(), &sidecar, manifest.as_deref())
         .writing("write what is known of the tree", at)?;
     if root.options.durability != Durability::None {
         tree::sync(root, &contents, &staged).writing("make the tree durable", at)?;
@@ -194,24 +195,47 @@ pub(crate) fn seal_tree(
     Ok(SealedTree {
         root_mode: contents.root_mode,
         sidecar,
+        manifest,
         staged,
     })
 }
 
-fn write_sidecar(root: &Root, path: &Path, sidecar: &Sidecar) -> io::Result<()> {
+fn write_sidecar(
+    root: &Root,
+    path: &Path,
+    sidecar: &Sidecar,
+    manifest: Option<&str>,
+) -> io::Result<File> {
     let file = root.dir.create_new(path, 0o666)?;
     root.open_to_group(&file)?;
-    sys::write_at(&file, sidecar.render(root.options.durability).as_bytes(), 0)
+    belief::write(&file, sidecar, manifest)?;
+    Ok(file)
+}
+
+/// Under a key's exclusive lock: whether it has a tree that can be believed. If not, what is there is
+/// taken away.
+pub(crate) fn has_tree(lock: &KeyLock) -> Result<bool> {
+    match belief::look_under(lock)? {
+        Seen::Tree { .. } => Ok(true),
+        Seen::Damaged => {
+            let (root, entry) = (lock.root(), lock.entry());
+            let dead = take_away(root, entry)
+                .writing("remove a damaged tree", || root.absolute(entry.value()))?;
+            drop(dead);
+            clear_remains(lock)
+        }
+        Seen::Nothing | Seen::Dead => clear_remains(lock),
+    }
 }
 
 /// Under a key's exclusive lock: whether it has a tree. If not, what an earlier attempt left is taken
 /// away: the rest of a tree that was being deleted where it stands, or a sidecar without a tree, for
 /// which every reader would wait.
-pub(crate) fn has_tree(lock: &KeyLock) -> Result<bool> {
+fn clear_remains(lock: &KeyLock) -> Result<bool> {
     let (root, entry) = (lock.root(), lock.entry());
     let at = || root.absolute(entry.value());
     match presence::look(root, entry)? {
-        Seen::Tree { .. } => return Ok(true),
+        Seen::Tree { .. } | Seen::Damaged => return Ok(true),
         Seen::Dead => {
             dispose::delete(root, entry.value()).writing("delete what is left of a tree", at)?
         }
@@ -236,17 +260,17 @@ pub(crate) fn has_tree(lock: &KeyLock) -> Result<bool> {
 pub(crate) fn tree(lock: KeyLock, sealed: SealedTree) -> Result<Option<KeyLock>> {
     let root = Arc::clone(lock.root());
     let entry = lock.entry().clone();
+    let at = || root.absolute(entry.value());
+    let placed = if clear_remains(&lock)? {
+        replace_tree(&root, &entry, &sealed)
+    } else {
+        place_tree(&root, &entry, &sealed.staged).map(|()| None)
+    };
     let SealedTree {
         mut staged,
-        sidecar,
         root_mode,
+        ..
     } = sealed;
-    let at = || root.absolute(entry.value());
-    let placed = if has_tree(&lock)? {
-        replace_tree(&root, &entry, &staged, &sidecar)
-    } else {
-        place_tree(&root, &entry, &staged).map(|()| None)
-    };
     if placed.is_err() && matches!(root.dir.look(entry.value()), Ok(None)) {
         let _ = root.dir.unlink(entry.sidecar()); // a sweep takes it if this fails
     }
@@ -282,11 +306,12 @@ fn place_tree(root: &Root, entry: &EntryPath, staged: &StagedDir) -> io::Result<
 fn replace_tree(
     root: &Arc<Root>,
     entry: &EntryPath,
-    staged: &StagedDir,
-    sidecar: &Sidecar,
+    sealed: &SealedTree,
 ) -> io::Result<Option<DeadTree>> {
+    let staged = &sealed.staged;
     let old = root.dir.stat(entry.value())?;
-    // Until the tree follows, this says nothing of the old one.
+    note_replaced(root, entry, &old, sealed)?;
+    // Until the tree follows, this says nothing of the old one but whether it can be believed.
     root.dir.rename(staged.sidecar_path(), entry.sidecar())?;
     let exchanged = dispose::made_movable(&root.dir, entry.value(), &old, || {
         root.dir.exchange(staged.path(), entry.value())
@@ -300,7 +325,8 @@ fn replace_tree(
             let dead = take_away(root, entry)?;
             if dead.is_none() {
                 // It was deleted where it stood, and declared dead for that.
-                write_sidecar(root, &staged.sidecar_path(), sidecar)?;
+                let manifest = sealed.manifest.as_deref();
+                write_sidecar(root, &staged.sidecar_path(), &sealed.sidecar, manifest)?;
                 root.dir.rename(staged.sidecar_path(), entry.sidecar())?;
             }
             root.dir.rename(staged.path(), entry.value())?;
@@ -308,6 +334,33 @@ fn replace_tree(
         }
         Err(err) => Err(err),
     }
+}
+
+/// Writes into the staged sidecar how the old tree was published, where that is not what it says of the
+/// new one: who is killed before the exchange leaves the old tree with the new sidecar.
+fn note_replaced(
+    root: &Root,
+    entry: &EntryPath,
+    old: &Meta,
+    sealed: &SealedTree,
+) -> io::Result<()> {
+    let beside = sidecar::beside(root, entry)?;
+    let old = TreeId::of(root, entry.value(), old);
+    let standing = belief::standing_of(&old, beside.as_ref());
+    if standing.barrier && sealed.sidecar.standing.barrier {
+        return Ok(());
+    }
+    let sidecar = Sidecar {
+        replaces: Some((old, standing)),
+        ..sealed.sidecar.clone()
+    };
+    let path = sealed.staged.sidecar_path();
+    root.dir.unlink(&path)?;
+    let file = write_sidecar(root, &path, &sidecar, sealed.manifest.as_deref())?;
+    if sidecar.standing.barrier {
+        sys::sync_all(&file)?;
+    }
+    Ok(())
 }
 
 /// The file system has no exchange, or (a lower layer of an overlay) not for this tree.
@@ -351,16 +404,13 @@ fn take_away(root: &Arc<Root>, entry: &EntryPath) -> io::Result<Option<DeadTree>
 
 /// Durable at once: after a power cut, a part of a tree must not look like a whole one.
 fn declare_dead(root: &Arc<Root>, entry: &EntryPath) -> io::Result<()> {
-    let meta = root.dir.stat(entry.value())?;
     let sidecar = Sidecar {
         dead: true,
-        inode: meta.id.inode(),
-        born: root.dir.born(entry.value()),
+        tree: TreeId::at(root, entry.value())?,
         ..Sidecar::default()
     };
     let staged = StagedFile::new(root)?;
-    let text = sidecar.render(root.options.durability);
-    sys::write_at(staged.file(), text.as_bytes(), 0)?;
+    belief::write(staged.file(), &sidecar, None)?;
     sys::sync_all(staged.file())?;
     root.dir.rename(staged.path(), entry.sidecar())?;
     staged.into_published();

@@ -3,77 +3,159 @@
 //! Owns the format of `REST.larder`. Reads through `sys`; `publish` puts it in place before the tree.
 //! Invariant: a sidecar that is missing, torn, foreign, or of another tree vouches for nothing.
 
+use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use data_encoding::HEXLOWER;
+
+use crate::digest::{self, OURS_LEN};
 use crate::layout::EntryPath;
 use crate::lock::record::{escape, unescape};
-use crate::options::Durability;
 use crate::root::Root;
 use crate::sys::{self, Kind, Meta, host};
+use crate::trust::Standing;
 
 const FIRST_LINE: &str = "larder-tree 1";
+/// What the first line of any version begins with.
+const ANY_VERSION: &[u8] = b"larder-tree ";
+const LAST_LINE: &str = "\nend\n";
+/// Bytes of the text. The manifest, if there is one, comes after it.
 const MAX_BYTES: usize = 4096;
 const MAX_LABEL: usize = 1024;
+
+/// A tree's root: its inode, and when that was created.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct TreeId {
+    pub(crate) inode: u64,
+    pub(crate) born: Option<(i64, u32)>,
+}
+
+impl TreeId {
+    /// Of the tree that is at this path.
+    pub(crate) fn at(root: &Root, path: &Path) -> io::Result<Self> {
+        let meta = root.dir.stat(path)?;
+        Ok(Self::of(root, path, &meta))
+    }
+
+    pub(crate) fn of(root: &Root, path: &Path, meta: &Meta) -> Self {
+        TreeId {
+            inode: meta.id.inode(),
+            born: root.dir.born(path),
+        }
+    }
+
+    pub(crate) fn is(&self, other: &TreeId) -> bool {
+        let same_birth = match (self.born, other.born) {
+            (Some(one), Some(other)) => one == other,
+            _ => true,
+        };
+        self.inode == other.inode && same_birth
+    }
+
+    fn render(&self) -> String {
+        match self.born {
+            Some((seconds, nanos)) => format!("{} {seconds}.{nanos:09}", self.inode),
+            None => self.inode.to_string(),
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let (inode, born) = match text.split_once(' ') {
+            Some((inode, born)) => {
+                let (seconds, nanos) = born.split_once('.')?;
+                (inode, Some((seconds.parse().ok()?, nanos.parse().ok()?)))
+            }
+            None => (text, None),
+        };
+        Some(TreeId {
+            inode: inode.parse().ok()?,
+            born,
+        })
+    }
+}
 
 /// What a tree's sidecar says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Sidecar {
     /// The tree is being deleted where it stands: it reads as absent.
     pub(crate) dead: bool,
-    /// Which tree this is about: its root's inode, and when that was created.
-    pub(crate) inode: u64,
-    pub(crate) born: Option<(i64, u32)>,
+    /// Which tree this is about.
+    pub(crate) tree: TreeId,
     pub(crate) files: u64,
     pub(crate) bytes: u64,
+    pub(crate) standing: Standing,
+    /// The tree that is there until this one takes its place, and its standing: the sidecar comes
+    /// first, so somebody killed in between leaves the old tree with the new sidecar.
+    pub(crate) replaces: Option<(TreeId, Standing)>,
     pub(crate) label: Option<String>,
+    pub(crate) manifest: Option<ManifestId>,
+}
+
+/// Which manifest follows the text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ManifestId {
+    pub(crate) len: u64,
+    pub(crate) digest: [u8; OURS_LEN],
+}
+
+impl ManifestId {
+    pub(crate) fn of(manifest: &str) -> Self {
+        ManifestId {
+            len: manifest.len() as u64,
+            digest: digest::of_parts(&[manifest.as_bytes()]),
+        }
+    }
 }
 
 impl Sidecar {
-    pub(crate) fn render(&self, durability: Durability) -> String {
-        let durability = match durability {
-            Durability::None => "none",
-            Durability::Data => "data",
-            Durability::Full => "full",
-        };
+    /// The text, without the manifest.
+    pub(crate) fn render(&self) -> String {
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         let mut text = format!(
-            "{FIRST_LINE}\nstate={}\nid={:x}-{:x}-{:x}\ninode={}\n",
+            "{FIRST_LINE}\nstate={}\nid={:x}-{:x}-{:x}\ntree={}\nfiles={}\nbytes={}\nstanding={}\n",
             if self.dead { "dead" } else { "live" },
             host::pid(),
             now.as_nanos(),
-            self.inode,
-            self.inode,
+            self.tree.inode,
+            self.tree.render(),
+            self.files,
+            self.bytes,
+            self.standing.render(),
         );
-        if let Some((seconds, nanos)) = self.born {
-            text.push_str(&format!("born={seconds}.{nanos:09}\n"));
-        }
-        text.push_str(&format!(
-            "files={}\nbytes={}\ndurability={durability}\n",
-            self.files, self.bytes
-        ));
-        if let Some(boot_id) = &host::this().boot_id {
-            text.push_str(&format!("boot={}\n", escape(boot_id, MAX_LABEL)));
+        if let Some((tree, standing)) = &self.replaces {
+            text.push_str(&format!("replaces={}\n", tree.render()));
+            text.push_str(&format!("replaced-standing={}\n", standing.render()));
         }
         if let Some(label) = &self.label {
             text.push_str(&format!("label={}\n", escape(label, MAX_LABEL)));
         }
-        text.push_str("end\n");
+        if let Some(manifest) = &self.manifest {
+            let digest = HEXLOWER.encode(&manifest.digest);
+            text.push_str(&format!("manifest={} sha256={digest}\n", manifest.len));
+        }
+        text.push_str(&LAST_LINE[1..]);
         text
     }
 
-    /// Reads a sidecar. `None` unless it is whole.
-    pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
-        let text = std::str::from_utf8(bytes).ok()?.strip_suffix("\nend\n")?;
+    /// Reads a sidecar of this many bytes from its beginning. `None` unless all of it is there.
+    /// Also where its manifest begins.
+    pub(crate) fn parse(start: &[u8], len: u64) -> Option<(Self, u64)> {
+        let last = LAST_LINE.as_bytes();
+        let text_len = start.windows(last.len()).position(|piece| piece == last)?;
+        let text = std::str::from_utf8(&start[..text_len]).ok()?;
+        let text_len = (text_len + last.len()) as u64;
         let mut lines = text.split('\n');
         if lines.next() != Some(FIRST_LINE) {
             return None;
         }
         let mut sidecar = Sidecar::default();
-        let (mut state, mut inode, mut files, mut bytes) = (None, None, None, None);
+        let (mut state, mut tree, mut files, mut bytes, mut standing) =
+            (None, None, None, None, None);
+        let (mut replaces, mut replaced) = (None, None);
         for line in lines {
             let (name, value) = line.split_once('=')?;
             match name {
@@ -84,31 +166,31 @@ impl Sidecar {
                         _ => return None,
                     });
                 }
-                "inode" => inode = Some(value.parse().ok()?),
-                "born" => {
-                    let (seconds, nanos) = value.split_once('.')?;
-                    sidecar.born = Some((seconds.parse().ok()?, nanos.parse().ok()?));
-                }
+                "tree" => tree = Some(TreeId::parse(value)?),
                 "files" => files = Some(value.parse().ok()?),
                 "bytes" => bytes = Some(value.parse().ok()?),
+                "standing" => standing = Some(Standing::parse(value)?),
+                "replaces" => replaces = Some(TreeId::parse(value)?),
+                "replaced-standing" => replaced = Some(Standing::parse(value)?),
                 "label" => sidecar.label = Some(unescape(value)),
+                "manifest" => {
+                    let (len, digest) = value.split_once(" sha256=")?;
+                    sidecar.manifest = Some(ManifestId {
+                        len: len.parse().ok()?,
+                        digest: HEXLOWER.decode(digest.as_bytes()).ok()?.try_into().ok()?,
+                    });
+                }
                 _ => {}
             }
         }
         sidecar.dead = state?;
-        sidecar.inode = inode?;
+        sidecar.tree = tree?;
         sidecar.files = files?;
         sidecar.bytes = bytes?;
-        Some(sidecar)
-    }
-
-    /// Whether this is about the tree whose root is at `path` now.
-    fn fits(&self, root: &Root, path: &Path, tree: &Meta) -> bool {
-        self.inode == tree.id.inode()
-            && match (self.born, root.dir.born(path)) {
-                (Some(then), Some(now)) => then == now,
-                _ => true,
-            }
+        sidecar.standing = standing?;
+        sidecar.replaces = replaces.zip(replaced);
+        let manifest = sidecar.manifest.map_or(0, |manifest| manifest.len);
+        (text_len.checked_add(manifest) == Some(len)).then_some((sidecar, text_len))
     }
 }
 
@@ -118,17 +200,38 @@ pub(crate) struct Beside {
     /// What is there instead of a tree is being deleted. That is said of whatever is there: the root
     /// of a tree in a lower overlay layer changes its birth time when the first file in it goes.
     pub(crate) dead: bool,
-    /// What the sidecar says, if it is whole. It may be about another tree.
-    said: Option<Sidecar>,
+    pub(crate) said: Said,
     /// When the entry was last used: the sidecar's modification time.
     pub(crate) used: SystemTime,
 }
 
+/// What a sidecar's file is.
+#[derive(Debug)]
+pub(crate) enum Said {
+    /// A whole one, perhaps about another tree.
+    Whole {
+        sidecar: Box<Sidecar>,
+        file: File,
+        /// Where in the file its manifest begins.
+        manifest_at: u64,
+    },
+    /// What a power cut, or somebody else, has left of one.
+    Torn,
+    /// A later version's, or nothing that can be read.
+    Foreign,
+}
+
 impl Beside {
     /// What is known of the tree that is there now.
-    pub(crate) fn about(self, root: &Root, entry: &EntryPath, tree: &Meta) -> Option<Sidecar> {
-        self.said
-            .filter(|sidecar| sidecar.fits(root, entry.value(), tree))
+    pub(crate) fn about(self, root: &Root, entry: &EntryPath, meta: &Meta) -> Option<Sidecar> {
+        match self.said {
+            Said::Whole { sidecar, .. }
+                if sidecar.tree.is(&TreeId::of(root, entry.value(), meta)) =>
+            {
+                Some(*sidecar)
+            }
+            _ => None,
+        }
     }
 }
 
@@ -139,35 +242,79 @@ pub(crate) fn beside(root: &Root, entry: &EntryPath) -> io::Result<Option<Beside
     };
     let meta = sys::fstat(&file)?;
     let said = match meta.kind {
-        Kind::File => Sidecar::parse(&sys::read_start(&file, MAX_BYTES)?),
-        _ => None,
+        Kind::File => said(file, &meta)?,
+        _ => Said::Foreign,
     };
     Ok(Some(Beside {
-        dead: said.as_ref().is_some_and(|sidecar| sidecar.dead),
+        dead: matches!(&said, Said::Whole { sidecar, .. } if sidecar.dead),
         said,
         used: meta.modified,
     }))
 }
 
+fn said(file: File, meta: &Meta) -> io::Result<Said> {
+    let start = sys::read_start(&file, MAX_BYTES)?;
+    if let Some((sidecar, manifest_at)) = Sidecar::parse(&start, meta.len) {
+        return Ok(Said::Whole {
+            sidecar: Box::new(sidecar),
+            file,
+            manifest_at,
+        });
+    }
+    let other_version = start.starts_with(ANY_VERSION)
+        && start.split(|&byte| byte == b'\n').next() != Some(FIRST_LINE.as_bytes());
+    Ok(if other_version {
+        Said::Foreign
+    } else {
+        Said::Torn
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::trust::Witness;
 
     #[test]
     fn what_is_written_is_read() {
+        let tree = TreeId {
+            inode: 7,
+            born: Some((-3, 999_999_999)),
+        };
+        let none = Standing {
+            barrier: false,
+            witness: Witness::of([5; 16], 77),
+        };
         for dead in [false, true] {
             let sidecar = Sidecar {
                 dead,
-                inode: 7,
-                born: Some((-3, 999_999_999)),
+                tree,
                 files: 10,
                 bytes: u64::MAX,
+                standing: none,
+                replaces: Some((
+                    TreeId {
+                        inode: 8,
+                        born: None,
+                    },
+                    Standing::default(),
+                )),
                 label: Some("a\nb=c%".into()),
+                manifest: Some(ManifestId::of("lines")),
             };
-            let text = sidecar.render(Durability::Data);
-            assert_eq!(Sidecar::parse(text.as_bytes()), Some(sidecar));
-            for len in 0..text.len() {
-                assert_eq!(Sidecar::parse(&text.as_bytes()[..len]), None, "{len}");
+            let text = sidecar.render();
+            let len = text.len() as u64;
+            assert_eq!(
+                Sidecar::parse(text.as_bytes(), len + 5),
+                Some((sidecar, len))
+            );
+            assert_eq!(Sidecar::parse(text.as_bytes(), len + 4), None);
+            for cut in 0..text.len() {
+                assert_eq!(
+                    Sidecar::parse(&text.as_bytes()[..cut], len + 5),
+                    None,
+                    "{cut}"
+                );
             }
         }
     }

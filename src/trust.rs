@@ -8,6 +8,8 @@ use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use data_encoding::HEXLOWER;
+
 use crate::options::{Durability, Verify};
 use crate::sys::FileId;
 
@@ -37,6 +39,11 @@ pub(crate) struct Standing {
 }
 
 impl Standing {
+    pub(crate) const DURABLE: Standing = Standing {
+        barrier: true,
+        witness: Witness([0; WITNESS_LEN]),
+    };
+
     /// Of what this process publishes now.
     pub(crate) fn now(durability: Durability, here: Option<Witness>) -> Self {
         match durability {
@@ -44,11 +51,35 @@ impl Standing {
                 barrier: false,
                 witness: here.unwrap_or_default(),
             },
-            Durability::Data | Durability::Full => Standing {
-                barrier: true,
-                witness: Witness::default(),
-            },
+            Durability::Data | Durability::Full => Standing::DURABLE,
         }
+    }
+
+    /// As text: `durable`, or a boot and a mount.
+    pub(crate) fn render(&self) -> String {
+        if self.barrier {
+            return "durable".into();
+        }
+        let (boot, mount) = self.witness.0.split_at(16);
+        format!(
+            "boot {} mount {}",
+            HEXLOWER.encode(boot),
+            HEXLOWER.encode(mount)
+        )
+    }
+
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        if text == "durable" {
+            return Some(Standing::DURABLE);
+        }
+        let (boot, mount) = text.strip_prefix("boot ")?.split_once(" mount ")?;
+        let mut witness = Witness::default();
+        let bytes = HEXLOWER.decode(format!("{boot}{mount}").as_bytes()).ok()?;
+        witness.0 = bytes.try_into().ok()?;
+        Some(Standing {
+            barrier: false,
+            witness,
+        })
     }
 
     /// Whether nothing but a fault of the disk can have damaged it since.

@@ -5,15 +5,15 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
+use crate::belief;
 use crate::error::{ErrorKind, IoContext, Repr, Result};
 use crate::layout::EntryPath;
-use crate::lock::{self, KeyLock, NotedLease, Pacer};
+use crate::lock::{self, KeyLock, NotedLease, Pacer, Tried};
 use crate::outcome::Outcome;
 use crate::presence::{self, Seen, look};
 use crate::publish::{self, SealedTree};
 use crate::recency;
 use crate::root::Root;
-
 use crate::sys::{Stamp, inherit};
 
 /// A published tree, protected for as long as this lives: nobody removes or replaces it.
@@ -164,7 +164,9 @@ pub(super) fn take(
                 // The lock file may be one that was created for nothing, here or by somebody who
                 // found it busy just now because of this. The last to let it go takes it away. That
                 // there is no tree is known whether this works or not, and a sweep does it too.
-                drop(lock::try_exclusive(root, entry, false));
+                if let Ok(Tried::Lock(lock)) = lock::try_exclusive(root, entry, false) {
+                    let _ = publish::has_tree(&lock); // takes a damaged tree away
+                }
             }
             Ok(None)
         }
@@ -173,9 +175,13 @@ pub(super) fn take(
 
 /// In a store that this process cannot write and that has no lock file for the tree, there is
 /// nothing to hold. If there was one, it went with its tree.
-fn unprotected(root: &Root, entry: &EntryPath) -> Result<Option<DirLease>> {
-    Ok(match look(root, entry)? {
+fn unprotected(root: &Arc<Root>, entry: &EntryPath) -> Result<Option<DirLease>> {
+    Ok(match belief::look(root, entry)? {
         Seen::Tree { .. } => Some(DirLease::unprotected(root, entry)),
+        Seen::Damaged => {
+            root.trust.note_damaged();
+            None
+        }
         Seen::Nothing | Seen::Dead => None,
     })
 }
@@ -183,8 +189,13 @@ fn unprotected(root: &Root, entry: &EntryPath) -> Result<Option<DirLease>> {
 /// Makes a lease of a shared lock, if there is a tree; otherwise gives the lock back.
 pub(super) fn under(lock: KeyLock) -> Result<Result<DirLease, KeyLock>> {
     let root = lock.root();
-    let Seen::Tree { beside } = look(root, lock.entry())? else {
-        return Ok(Err(lock));
+    let beside = match belief::look_under(&lock)? {
+        Seen::Tree { beside } => beside,
+        Seen::Damaged => {
+            root.trust.note_damaged();
+            return Ok(Err(lock));
+        }
+        Seen::Nothing | Seen::Dead => return Ok(Err(lock)),
     };
     // A tree's last use is the modification time of its sidecar.
     if beside.is_some_and(|beside| recency::is_due(root, beside.used)) {

@@ -7,15 +7,17 @@ use std::borrow::Cow;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::belief;
 use crate::collect::{self, GcReport};
 use crate::entries::Entries;
 use crate::error::{Error, Repr, Result};
 use crate::key::PathKey;
 use crate::layout::EntryPath;
 use crate::lock::{self, CancelToken, Taken, Tried, Wait, WaitInfo, Waiting};
+use crate::manifest::TreeReport;
 use crate::marker::StoreKind;
 use crate::options::StoreOptions;
-use crate::presence::{self, Seen, look};
+use crate::presence::{self, Seen};
 use crate::publish;
 use crate::root::Root;
 use crate::staging::{StagedDir, TREE_PREFIX};
@@ -61,6 +63,13 @@ impl StoreOptions {
     ///
     /// As [`KVDirStore::new`].
     pub fn open_dir_store(&self, base: impl AsRef<Path>) -> Result<KVDirStore> {
+        if self.sealed == Some(true) {
+            return Err(Repr::Unsupported {
+                path: Some(base.as_ref().to_path_buf()),
+                what: "seal trees; ask for digest_trees instead",
+            }
+            .into());
+        }
         Ok(KVDirStore {
             root: Arc::new(Root::open(base.as_ref(), StoreKind::Dirs, self)?),
             waiting: Waiting::default(),
@@ -128,7 +137,7 @@ impl KVDirStore {
             presence::refuse_strangers(root, &entry)?;
             let look_under_lock = |held: bool| {
                 let seen = if held {
-                    look(root, &entry)?
+                    belief::look(root, &entry)?
                 } else {
                     Seen::Nothing
                 };
@@ -275,6 +284,30 @@ impl KVDirStore {
             }
             .into()),
         }
+    }
+
+    /// Reads a tree and compares it with the digest that it was published with: what changed, is
+    /// missing, or is new. `None` if there is no tree.
+    ///
+    /// It holds a lease meanwhile where it can, does not count as a use, and removes nothing. It knows
+    /// nothing of a tree that was published without a digest:
+    /// [`digest_trees`](StoreOptions::digest_trees).
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get).
+    pub fn verify<K: PathKey + ?Sized>(&self, key: &K) -> Result<Option<TreeReport>> {
+        let entry = EntryPath::of(key)?;
+        if !presence::is_entry(&self.root, &entry)? {
+            return Ok(None);
+        }
+        let _lease = lock::shared(&self.root, &entry, &mut self.waiting.start(), false)?;
+        belief::examine(&self.root, &entry)
+    }
+
+    /// How many damaged trees this handle and its clones have found and treated as absent.
+    pub fn damaged_trees(&self) -> u64 {
+        self.root.trust.damaged()
     }
 
     /// Notes that a tree is used now, as a lease does where the last note is old. `false` if there

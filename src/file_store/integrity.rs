@@ -9,18 +9,7 @@ use crate::footer::{self, NoFooter};
 use crate::key::PathKey;
 use crate::layout::EntryPath;
 use crate::marker::Format;
-
-/// Whether a stored value is what was written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Integrity {
-    /// Every byte is as it was.
-    Whole,
-    /// It is torn or altered, or belongs to another key.
-    Damaged,
-    /// There is no digest to compare it with.
-    Unknown,
-}
+use crate::outcome::Integrity;
 
 impl KVFileStore {
     /// Reads a value and compares it with the digest that was published with it. `None` if there is no

@@ -30,7 +30,6 @@ use sealed::Opened;
 use value::Found;
 
 pub use batch::Batch;
-pub use integrity::Integrity;
 pub use value::{LockedRead, Value};
 pub use writer::{LockedWrite, ValueWriter};
 

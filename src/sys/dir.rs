@@ -1,10 +1,10 @@
 //! A directory held by a descriptor, and every call on a path below it.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
 use rustix::fs::{Access, AtFlags, Mode, OFlags, RenameFlags};
@@ -208,6 +208,14 @@ impl Dir {
     #[cfg(not(target_os = "linux"))]
     pub(crate) fn born(&self, _path: impl AsRef<Path>) -> Option<(i64, u32)> {
         None
+    }
+
+    /// Where a symbolic link leads.
+    pub(crate) fn read_link(&self, path: impl AsRef<Path>) -> io::Result<OsString> {
+        let target = retried("readlink", || {
+            rustix::fs::readlinkat(&self.fd, path.as_ref(), Vec::new())
+        })?;
+        Ok(OsString::from_vec(target.into_bytes()))
     }
 
     /// Sets the permission bits of something that is no symbolic link.

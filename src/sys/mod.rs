@@ -257,6 +257,25 @@ pub(crate) fn read_start(file: &File, limit: usize) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Reads `len` bytes from an offset on; fewer only at the end of the file.
+pub(crate) fn read_range(file: &File, offset: u64, len: u64) -> io::Result<Vec<u8>> {
+    let len = usize::try_from(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
+    let mut bytes = Vec::new();
+    bytes
+        .try_reserve_exact(len)
+        .map_err(|_| io::ErrorKind::OutOfMemory)?;
+    bytes.resize(len, 0);
+    let mut filled = 0;
+    while filled < len {
+        match read_at(file, &mut bytes[filled..], offset + filled as u64)? {
+            0 => break,
+            more => filled += more,
+        }
+    }
+    bytes.truncate(filled);
+    Ok(bytes)
+}
+
 /// Reads the next `len` bytes of the file onto the end of `into`; fewer only at the end of the file.
 pub(crate) fn read_more(file: &File, len: u64, into: &mut Vec<u8>) -> io::Result<u64> {
     let room = usize::try_from(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
