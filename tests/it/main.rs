@@ -15,6 +15,7 @@
 
 mod bad_input;
 mod basics;
+mod damaged_trees;
 mod dogpile;
 mod faults;
 mod layers;

@@ -34,7 +34,8 @@ fn play(role: &str, args: &[&str]) {
         "get-or-set-file" => get_or_set_file(args),
         "get-or-set-tree" => get_or_set_tree(args),
         _ => assert!(
-            crate::faults::play(role, args)
+            crate::damaged_trees::play(role, args)
+                || crate::faults::play(role, args)
                 || crate::lock_deletion::play(role, args)
                 || crate::leases::play(role, args)
                 || crate::permissions::play(role, args)
