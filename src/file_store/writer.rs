@@ -34,7 +34,10 @@ struct Sink {
     /// Where the next byte goes, buffered ones included.
     position: u64,
     len: u64,
+    /// What the store's caller expects, which who writes cannot weaken.
     expect: Expect,
+    /// What was stated by who writes.
+    stated: Expect,
     hashing: Hashing,
     /// What a sealed value gets besides its bytes.
     metadata: Vec<u8>,
@@ -67,6 +70,7 @@ impl Sink {
             position: 0,
             len: 0,
             expect: Expect::new(),
+            stated: Expect::new(),
             hashing,
             metadata: Vec::new(),
             label,
@@ -79,18 +83,31 @@ impl Sink {
         self.root.absolute(self.entry.value())
     }
 
+    fn expect(&mut self, expect: &Expect) -> Result<()> {
+        self.hashing.want_for(expect)?;
+        self.expect = expect.clone();
+        Ok(())
+    }
+
     fn expect_len(&mut self, bytes: u64) {
-        self.expect = std::mem::take(&mut self.expect).len(bytes);
+        self.stated = std::mem::take(&mut self.stated).len(bytes);
     }
 
     fn expect_digest(&mut self, digest: &ArtifactHash) -> Result<()> {
-        self.expect(self.expect.clone().digest(digest))
+        let stated = self.stated.clone().digest(digest);
+        self.hashing.want_for(&stated)?;
+        self.stated = stated;
+        Ok(())
     }
 
-    fn expect(&mut self, expect: Expect) -> Result<()> {
-        self.hashing.want_for(&expect)?;
-        self.expect = expect;
-        Ok(())
+    fn expects(&self) -> [&Expect; 2] {
+        [&self.expect, &self.stated]
+    }
+
+    /// An expected length that breaks a rule.
+    fn expected_len(&self, is_broken: impl Fn(u64) -> bool) -> Option<u64> {
+        let lens = self.expects().map(Expect::expected_len);
+        lens.into_iter().flatten().find(|&len| is_broken(len))
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -98,7 +115,7 @@ impl Sink {
             return Err(io::Error::other("an earlier write of this value failed"));
         }
         let end = self.position.saturating_add(bytes.len() as u64);
-        if let Some(expected) = self.expect.expected_len().filter(|&len| end > len) {
+        if let Some(expected) = self.expected_len(|len| end > len) {
             let failed = Failed::TooLong {
                 expected,
                 actual: end,
@@ -200,10 +217,8 @@ impl Sink {
             return Err(self.failure(failed));
         }
         flushed.writing("write the value", || self.value())?;
-        if let Some(expected) = self.expect.expected_len() {
-            if expected != self.len {
-                return Err(self.wrong_len(expected, self.len, false));
-            }
+        if let Some(expected) = self.expected_len(|len| len != self.len) {
+            return Err(self.wrong_len(expected, self.len, false));
         }
         let hashing = std::mem::take(&mut self.hashing);
         let digests = hashing
@@ -221,18 +236,18 @@ impl Sink {
     }
 
     fn check(&self, digests: &Digests) -> Result<()> {
-        let Some(expected) = self.expect.expected_digest() else {
-            return Ok(());
-        };
-        match digests.other_than(expected)? {
-            None => Ok(()),
-            Some(actual) => Err(Repr::DigestMismatch {
-                path: self.value(),
-                expected: expected.to_string(),
-                actual: actual.to_string(),
+        let expected = self.expects().map(Expect::expected_digest);
+        for expected in expected.into_iter().flatten() {
+            if let Some(actual) = digests.other_than(expected)? {
+                return Err(Repr::DigestMismatch {
+                    path: self.value(),
+                    expected: expected.to_string(),
+                    actual: actual.to_string(),
+                }
+                .into());
             }
-            .into()),
         }
+        Ok(())
     }
 
     fn seal(&mut self, digest: [u8; 32]) -> io::Result<()> {
@@ -323,7 +338,7 @@ impl ValueWriter {
     ) -> Result<StagedFile> {
         let label = key.label().map(std::borrow::Cow::into_owned);
         let mut writer = ValueWriter(Sink::new(root, entry, label, staged));
-        writer.0.expect(expect.clone())?;
+        writer.0.expect(expect)?;
         match f(&mut writer) {
             Ok(()) => writer.0.finish(),
             Err(err) => Err(writer.0.closure_failed(err)),
