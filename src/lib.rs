@@ -148,6 +148,22 @@ pub mod __fault {
             .map(|(sidecar, _)| sidecar.render())
     }
 
+    /// Reads what follows the value in a sealed file of this key; the bytes that it would be written as.
+    /// The error of what a later version wrote says why; that of what is damaged, nothing.
+    pub fn parse_footer(key: &str, file: &[u8]) -> Result<Vec<u8>, Option<String>> {
+        use crate::footer::{Footer, NoFooter, trailer_len};
+        let entry = crate::layout::EntryPath::of(key).map_err(|_| None)?;
+        let read = trailer_len(file).and_then(|len| {
+            let start = file.len().checked_sub(len).ok_or(NoFooter::Damaged)?;
+            Footer::parse(&entry, file.len() as u64, &file[start..])
+        });
+        match read {
+            Ok(footer) => Ok(footer.render(&entry)),
+            Err(NoFooter::Damaged) => Err(None),
+            Err(NoFooter::FromTheFuture(why)) => Err(Some(why)),
+        }
+    }
+
     /// Checks a key's path, as every call does first.
     pub fn check_key(path: std::path::PathBuf) -> crate::Result<std::path::PathBuf> {
         crate::layout::EntryPath::checked(path).map(|entry| entry.value().to_path_buf())
