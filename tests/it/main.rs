@@ -15,6 +15,7 @@
 
 mod bad_input;
 mod basics;
+mod damage;
 mod damaged_trees;
 mod dogpile;
 mod faults;
@@ -26,8 +27,11 @@ mod model;
 mod permissions;
 mod posy;
 mod renames;
+mod sealed;
+mod sealed_file;
 mod support;
 mod sweeping;
 mod threads;
+mod verified;
 mod waiting;
 mod worker;

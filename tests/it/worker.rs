@@ -36,12 +36,15 @@ fn play(role: &str, args: &[&str]) {
         _ => assert!(
             crate::damaged_trees::play(role, args)
                 || crate::faults::play(role, args)
+                || crate::damage::play(role, args)
                 || crate::lock_deletion::play(role, args)
                 || crate::leases::play(role, args)
                 || crate::permissions::play(role, args)
                 || crate::basics::play(role, args)
                 || crate::layers::play(role, args)
+                || crate::sealed::play(role, args)
                 || crate::sweeping::play(role, args)
+                || crate::verified::play(role, args)
                 || crate::waiting::play(role, args),
             "no role {role:?}"
         ),
@@ -108,7 +111,8 @@ fn get_or_set_tree(args: &[&str]) {
     }
 }
 
-fn compute() -> anyhow::Result<String> {
+/// Says `computing`, hears what to write, or how to fail.
+pub(crate) fn compute() -> anyhow::Result<String> {
     say("computing");
     match hear().as_str() {
         "fail" => anyhow::bail!("told to fail"),
