@@ -10,7 +10,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use data_encoding::HEXLOWER;
+use data_encoding::{HEXLOWER, HEXUPPER};
 
 use crate::digest;
 use crate::outcome::Integrity;
@@ -86,9 +86,16 @@ fn unescape(text: &str) -> PathBuf {
     let mut pieces = text.split('%');
     bytes.extend_from_slice(pieces.next().unwrap_or_default().as_bytes());
     for piece in pieces {
-        let (hex, rest) = piece.split_at(piece.len().min(2));
-        bytes.push(u8::from_str_radix(hex, 16).unwrap_or(b'?'));
-        bytes.extend_from_slice(rest.as_bytes());
+        // Not at a character's end, in what is no name that was written here.
+        let (hex, rest) = piece.as_bytes().split_at(piece.len().min(2));
+        bytes.push(
+            HEXUPPER
+                .decode(hex)
+                .ok()
+                .and_then(|byte| byte.first().copied())
+                .unwrap_or(b'?'),
+        );
+        bytes.extend_from_slice(rest);
     }
     std::ffi::OsString::from_vec(bytes).into()
 }
@@ -169,6 +176,19 @@ mod tests {
         let escaped = escape(&all);
         assert!(escaped.bytes().all(|byte| byte.is_ascii_graphic()));
         assert_eq!(unescape(&escaped).as_os_str().as_bytes(), all);
+    }
+
+    #[test]
+    fn no_name_is_too_strange() {
+        for (text, name) in [
+            ("%", "?"),
+            ("%2", "?"),
+            ("%zzé", "?é"),
+            ("a%41%%42", "aA?B"),
+        ] {
+            assert_eq!(unescape(text), Path::new(name));
+        }
+        let _ = unescape("%1é"); // a character where its second half begins
     }
 
     #[test]
