@@ -129,8 +129,8 @@ fn check(sealed: &Sealed) {
 
     let end = file.len() - WITNESS_LEN;
     let altered = edited(file.clone(), &sealed.edits);
-    let is_altered =
-        altered.len() != file.len() || altered[sealed.value.len()..end] != file[sealed.value.len()..end];
+    let is_altered = altered.len() != file.len()
+        || altered[sealed.value.len()..end] != file[sealed.value.len()..end];
     let cut = 1 + usize::from(sealed.cut) % file.len();
     let shorter = [&file[cut..], &file[..file.len() - cut]];
     if sealed.lies.is_empty() {

@@ -1,5 +1,5 @@
 //! The sidecar: read from any bytes without a panic, and what was read is written and read again as
-//! it was.
+//! it was, with the manifest that follows it.
 
 #![no_main]
 
@@ -8,8 +8,15 @@ use larder::__fault::parse_sidecar;
 use larder_fuzz::text::{Edit, cuts, edited};
 use libfuzzer_sys::fuzz_target;
 
-const WRITTEN: &str = "larder-tree 1\nstate=live\nid=1-2-3\ninode=3\nborn=-3.999999999\nfiles=10\n\
-                       bytes=18446744073709551615\ndurability=data\nboot=b\nlabel=100 %25\nend\n";
+/// As a tree that was exchanged for another has it, and that has a manifest.
+const WRITTEN: &str = "larder-tree 1\nstate=live\nid=1-2-3\ntree=3 -3.999999999\nfiles=10\n\
+                       bytes=18446744073709551615\nstanding=durable\nreplaces=4\n\
+                       replaced-standing=boot 00112233445566778899aabbccddeeff mount 0700000000000000\n\
+                       label=100 %25\nmanifest=8 sha256=\
+                       00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff\nend\n\
+                       d 0755 .";
+
+const LAST_LINE: &[u8] = b"\nend\n";
 
 /// What the library reads of a sidecar.
 const MAX_BYTES: usize = 4096;
@@ -25,9 +32,12 @@ fn check(bytes: &[u8]) {
     let Some(text) = parse_sidecar(bytes) else {
         return;
     };
-    assert!(bytes.ends_with(b"\nend\n"), "a torn sidecar was read");
     assert!(text.len() <= MAX_BYTES, "too long to be read again");
-    let again = parse_sidecar(text.as_bytes()).expect("what was written is refused");
+    let mut pieces = bytes.windows(LAST_LINE.len());
+    let end = pieces.position(|piece| piece == LAST_LINE);
+    let manifest = &bytes[end.expect("a torn sidecar was read") + LAST_LINE.len()..];
+    let written = [text.as_bytes(), manifest].concat();
+    let again = parse_sidecar(&written).expect("what was written is refused");
     assert_eq!(without_id(&again), without_id(&text));
     for cut in cuts(&text) {
         assert_eq!(
@@ -35,6 +45,13 @@ fn check(bytes: &[u8]) {
             None,
             "cut off after {} bytes",
             cut.len()
+        );
+    }
+    for len in [0, manifest.len() / 2, manifest.len().saturating_sub(1)] {
+        let cut = &written[..text.len() + len];
+        assert!(
+            len == manifest.len() || parse_sidecar(cut).is_none(),
+            "{len} of the manifest"
         );
     }
 }
