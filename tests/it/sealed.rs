@@ -5,13 +5,14 @@ use std::io::{ErrorKind as IoKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, SystemTime};
 
+use data_encoding::HEXLOWER;
 use larder::{
     ArtifactHash, Durability, ErrorKind, Expect, KVFileStore, Labelled, Outcome, PathKey,
     StoreOptions, Value, ValueWriter,
 };
 use proptest::prelude::*;
 
-use crate::sealed_file::{SealedFile, here};
+use crate::sealed_file::{SealedFile, WITNESS_LEN, here};
 use crate::support::{Worker, in_memory, listing, snapshot, tempdir};
 use crate::worker::say;
 
@@ -580,4 +581,62 @@ fn being_listed_or_verified_is_no_use() {
     if !crate::support::is_overlay(dir.path()) {
         assert_ne!(accessed(), 1_000_000);
     }
+}
+
+/// The files that `docs/format.md` shows: in each line first the bytes, then what they are.
+fn documented() -> Vec<Vec<u8>> {
+    let text = include_str!("../../docs/format.md");
+    let blocks = text
+        .split("```")
+        .filter(|block| block.contains("  SHA-256 of the value\n"));
+    let bytes = |line: &str| HEXLOWER.decode(line.split(' ').next()?.as_bytes()).ok();
+    blocks
+        .map(|block| {
+            block
+                .lines()
+                .skip(1)
+                .map(|line| bytes(line).unwrap())
+                .collect::<Vec<_>>()
+        })
+        .map(|lines| lines.concat())
+        .collect()
+}
+
+#[test]
+fn what_is_written_is_what_is_documented() {
+    let [synced, other] = documented().try_into().unwrap();
+    let dir = in_memory();
+    let path = dir.path().join("hello".key());
+    let store = StoreOptions::new()
+        .sealed(true)
+        .open_file_store(dir.path())
+        .unwrap();
+    store.set("hello", text(b"world")).unwrap();
+    assert_eq!(
+        HEXLOWER.encode(&fs::read(&path).unwrap()),
+        HEXLOWER.encode(&synced)
+    );
+
+    let store = store_in(dir.path());
+    let set = store.set(&Labelled::new("hello", "Grüße"), |w| {
+        w.set_metadata(b"\"v1\"")?;
+        Ok(w.write_all(b"world")?)
+    });
+    drop(set.unwrap());
+    let written = fs::read(&path).unwrap();
+    let witness = written.len() - WITNESS_LEN;
+    assert_eq!(
+        HEXLOWER.encode(&written[..witness]),
+        HEXLOWER.encode(&other[..witness])
+    );
+    assert_eq!(written[witness..], here(dir.path()).unwrap_or_default());
+
+    for (file, described_as) in [(synced, "world||"), (other, "world|\"v1\"|Grüße")] {
+        crate::sealed_file::publish(&file, dir.path(), "hello");
+        assert_eq!(
+            described(store.get("hello").unwrap().unwrap()),
+            described_as
+        );
+    }
+    assert_eq!(store.damaged_values(), 0);
 }
