@@ -10,8 +10,14 @@ use allocation_counter::{AllocationInfo, measure};
 use larder::{Durability, KVFileStore, PathKey, StoreOptions};
 
 fn store() -> (tempfile::TempDir, KVFileStore) {
+    store_with(false)
+}
+
+fn store_with(sealed: bool) -> (tempfile::TempDir, KVFileStore) {
     let dir = tempfile::tempdir().unwrap();
-    let options = StoreOptions::new().durability(Durability::None);
+    let options = StoreOptions::new()
+        .durability(Durability::None)
+        .sealed(sealed);
     let store = options.open_file_store(dir.path().join("store")).unwrap();
     store.set("key", |w| Ok(w.write_all(&[7; 4096])?)).unwrap();
     (dir, store)
@@ -60,4 +66,21 @@ fn reading_allocates_what_is_read_into() {
     });
     assert_eq!(through.count_total, 2);
     assert!(through.bytes_total < 4096 + 200, "{through:?}");
+}
+
+/// What is known of a value is read without an allocation where there is no metadata and no label.
+#[test]
+fn a_sealed_hit_allocates_no_more() {
+    let (_dir, store) = store_with(true);
+    let get = count(|| drop(store.get("key").unwrap().unwrap()));
+    assert_eq!(get.count_total, 1);
+    let closure = count(|| drop(store.get_or_set("key", |_w| unreachable!()).unwrap()));
+    assert_eq!(closure.count_total, 1);
+    let mut buffer = Vec::with_capacity(4096 + 128);
+    let again = count(|| {
+        assert_eq!(store.read_into("key", &mut buffer).unwrap(), Some(4096));
+    });
+    assert_eq!(again.count_total, 1);
+    let read = count(|| drop(store.read("key").unwrap().unwrap()));
+    assert_eq!(read.count_total, 2);
 }
