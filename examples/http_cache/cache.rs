@@ -1,12 +1,13 @@
 //! The cache: which responses may be used, and how they are asked for, stored and renewed.
 
+use std::borrow::Cow;
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use http_cache_semantics::{AfterResponse, BeforeRequest, CacheOptions, CachePolicy};
-use larder::{KVFileLock, KVFileStore, StoreOptions, Value};
+use larder::{KVFileLock, KVFileStore, PathKey, StoreOptions, Value};
 use serde::{Deserialize, Serialize};
 use ureq::Body;
 use ureq::http::request::Parts;
@@ -104,7 +105,7 @@ impl HttpCache {
         let mut key = Key::of(request);
         let mut lock = None;
         loop {
-            let stale = match look(self.store.get(&key.text)?, request, now)? {
+            let stale = match look(self.store.get(&key)?, request, now)? {
                 Found::Fresh(answer) if lock.is_some() => {
                     return Ok(Answer {
                         source: Source::Wait,
@@ -122,7 +123,7 @@ impl HttpCache {
             };
             match lock {
                 // Then look again: who held the lock may have asked the server meanwhile.
-                None => lock = Some(self.store.lock(&key.text)?),
+                None => lock = Some(self.store.lock(&key)?),
                 Some(lock) => return self.ask(&key, lock, request, stale, now),
             }
         }
@@ -196,7 +197,7 @@ impl HttpCache {
         // Locks nest from a key to narrower ones only, so nobody waits in a circle.
         let narrower = key.narrow(&vary, request);
         let variant = match narrower.varies.len() > key.varies.len() {
-            true => Some(self.store.lock(&narrower.text)?),
+            true => Some(self.store.lock(&narrower)?),
             false => None,
         };
         let mut value = variant.as_ref().unwrap_or(&lock).begin()?;
@@ -294,19 +295,26 @@ impl Known {
 
 /// The key of a response, or of some of its variants.
 struct Key {
-    /// The method and the URL, and a line for each header in `varies`.
+    /// The method, the URL, and the request's values of the headers in `varies`.
     text: String,
     varies: Vec<String>,
+}
+
+impl PathKey for Key {
+    fn key(&self) -> PathBuf {
+        self.text.key()
+    }
+
+    /// So that `entries` lists the URLs, and waiters see what they wait for.
+    fn label(&self) -> Option<Cow<'_, str>> {
+        Some(Cow::Borrowed(&self.text))
+    }
 }
 
 impl Key {
     fn of(request: &Parts) -> Self {
         Key {
-            text: format!(
-                "{} {}
-",
-                request.method, request.uri
-            ),
+            text: format!("{} {}", request.method, request.uri),
             varies: Vec::new(),
         }
     }
@@ -317,7 +325,7 @@ impl Key {
         for name in names {
             if !varies.contains(name) {
                 let values: Vec<_> = request.headers.get_all(name).iter().collect();
-                text.push_str(&format!("{name}: {values:?}\n"));
+                text.push_str(&format!(" {name}: {values:?}"));
                 varies.push(name.clone());
             }
         }
