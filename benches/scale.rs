@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use larder::{Durability, KVFileStore, StoreOptions};
-use measure::{Way, in_turn};
+use measure::{in_turn, round_robin};
 
 const VALUE: usize = 1024;
 /// Looked at in a round: so many that each comes from another directory, and few enough to be warm.
@@ -94,59 +94,41 @@ fn rows(count: usize, store: &KVFileStore, path: &dyn Fn(usize) -> PathBuf, stag
     let nowhere: Vec<PathBuf> = chosen.iter().map(|&n| path(n + count)).collect();
     let mut buffer = vec![0; VALUE];
     let mut into = Vec::new();
-    let all = |work: &mut dyn FnMut(usize)| {
-        let began = Instant::now();
-        (0..sample).for_each(work);
-        began.elapsed() / u32::try_from(sample).unwrap()
+    let compare = |work, raw, larder| {
+        let each = u32::try_from(sample).unwrap();
+        let figures = in_turn(7, each, &mut [("raw", raw), ("larder", larder)]);
+        println!(
+            "| {count} | {work} | {:.1} | {:.1} | {:.2} |",
+            figures[0].micros, figures[1].micros, figures[1].ratio
+        );
     };
-    let hit: [(&'static str, Way<'_>); 2] = [
-        (
-            "raw",
-            Box::new(|_| all(&mut |n| assert!(raw::hit(&paths[n], &mut buffer) == VALUE))),
-        ),
-        (
-            "larder",
-            Box::new(|_| {
-                all(&mut |n| assert!(store.read_into(&keys[n], &mut into).unwrap() == Some(VALUE)))
-            }),
-        ),
-    ];
-    tell(count, "hit", hit);
-    let miss: [(&'static str, Way<'_>); 2] = [
-        ("raw", Box::new(|_| all(&mut |n| raw::miss(&nowhere[n])))),
-        (
-            "larder",
-            Box::new(|_| all(&mut |n| assert!(store.get(&absent[n]).unwrap().is_none()))),
-        ),
-    ];
-    tell(count, "miss", miss);
-    let set: [(&'static str, Way<'_>); 2] = [
-        (
-            "raw",
-            Box::new(|_| all(&mut |n| raw::set(staged, &paths[n], &bytes, false))),
-        ),
-        (
-            "larder",
-            Box::new(|_| {
-                all(&mut |n| {
-                    drop(store.set(&keys[n], |w| Ok(w.write_all(&bytes)?)).unwrap());
-                })
-            }),
-        ),
-    ];
-    tell(count, "set, replaced", set);
+    compare(
+        "hit",
+        round_robin(sample, |n| {
+            assert_eq!(raw::hit(&paths[n], &mut buffer), VALUE);
+        }),
+        round_robin(sample, |n| {
+            assert_eq!(store.read_into(&keys[n], &mut into).unwrap(), Some(VALUE));
+        }),
+    );
+    compare(
+        "miss",
+        round_robin(sample, |n| raw::miss(&nowhere[n])),
+        round_robin(sample, |n| {
+            assert!(store.get(&absent[n]).unwrap().is_none())
+        }),
+    );
+    compare(
+        "set, replaced",
+        round_robin(sample, |n| raw::set(staged, &paths[n], &bytes, false)),
+        round_robin(sample, |n| {
+            store.set(&keys[n], |w| Ok(w.write_all(&bytes)?)).unwrap();
+        }),
+    );
     let began = Instant::now();
     assert_eq!(store.entries().count(), count);
     let walk = began.elapsed().as_secs_f64() * 1e6 / count as f64;
     println!("| {count} | listed, each | | {walk:.1} | |");
-}
-
-fn tell(count: usize, work: &str, mut ways: [(&'static str, Way<'_>); 2]) {
-    let figures = in_turn(7, 1, &mut ways);
-    println!(
-        "| {count} | {work} | {:.1} | {:.1} | {:.2} |",
-        figures[0].micros, figures[1].micros, figures[1].ratio
-    );
 }
 
 fn key(n: usize) -> String {

@@ -1,7 +1,6 @@
 //! Measuring several ways of doing the same work in turn, so that what else the machine does falls on
 //! all of them, and a ratio is taken within one turn.
 
-use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 /// One way to do a row's work: does it so many times, and tells how long that took.
@@ -20,12 +19,12 @@ pub(crate) struct Figure {
 
 /// Work on the first of `count` things, the second, and so on, and then again on the first.
 pub(crate) fn round_robin<'a>(count: usize, mut work: impl FnMut(usize) + 'a) -> Way<'a> {
-    let next = Cell::new(0);
+    let mut next = 0;
     Box::new(move |times| {
         let began = Instant::now();
         for _ in 0..times {
-            work(next.get());
-            next.set((next.get() + 1) % count);
+            work(next);
+            next = (next + 1) % count;
         }
         began.elapsed()
     })

@@ -102,18 +102,23 @@ fn raw_base(dir: &Path) -> PathBuf {
     base
 }
 
-fn hit(dir: &Path, turns: usize) -> Vec<Figure> {
+/// A value for each key, in each way.
+fn fill(keys: &[String], larder: &KVFileStore, posy: &posy::Store, paths: &[PathBuf]) {
     let bytes = [7; VALUE];
+    for (key, path) in keys.iter().zip(paths) {
+        larder.set(key, |w| Ok(w.write_all(&bytes)?)).unwrap();
+        posy.set(key, &bytes, false);
+        raw::set_new(&path.with_extension("staged"), path, &bytes, false);
+    }
+}
+
+fn hit(dir: &Path, turns: usize) -> Vec<Figure> {
     let keys = keys(KEYS);
     let larder = store(dir, Durability::None);
     let posy = posy::Store::new(&dir.join("posy"));
     let base = raw_base(dir);
     let paths = raw::paths(&base, &keys);
-    for (key, path) in keys.iter().zip(&paths) {
-        larder.set(key, |w| Ok(w.write_all(&bytes)?)).unwrap();
-        posy.set(key, &bytes, false);
-        raw::set_new(&dir.join("staged"), path, &bytes, false);
-    }
+    fill(&keys, &larder, &posy, &paths);
     let mut buffer = vec![0; VALUE];
     let mut posys = Vec::new();
     let mut into = Vec::new();
@@ -153,18 +158,13 @@ fn hit(dir: &Path, turns: usize) -> Vec<Figure> {
 }
 
 fn miss(dir: &Path, turns: usize) -> Vec<Figure> {
-    let bytes = [7; VALUE];
     // Half of the misses are in directories that are there, as in a store that is used.
     let there = keys(KEYS);
     let absent: Vec<String> = there.iter().map(|key| format!("{key}, absent")).collect();
     let larder = store(dir, Durability::None);
     let posy = posy::Store::new(&dir.join("posy"));
     let base = raw_base(dir);
-    for (key, path) in there.iter().zip(&raw::paths(&base, &there)) {
-        larder.set(key, |w| Ok(w.write_all(&bytes)?)).unwrap();
-        posy.set(key, &bytes, false);
-        raw::set_new(&dir.join("staged"), path, &bytes, false);
-    }
+    fill(&there, &larder, &posy, &raw::paths(&base, &there));
     let paths = raw::paths(&base, &absent);
     in_turn(
         turns,
@@ -207,11 +207,7 @@ fn replaced(dir: &Path, turns: usize, each: u32, durable: bool) -> Vec<Figure> {
     let base = raw_base(dir);
     let paths = raw::paths(&base, &keys);
     let staged = base.join("staged");
-    for (key, path) in keys.iter().zip(&paths) {
-        larder.set(key, |w| Ok(w.write_all(&bytes)?)).unwrap();
-        posy.set(key, &bytes, false);
-        raw::set_new(&dir.join("staged"), path, &bytes, false);
-    }
+    fill(&keys, &larder, &posy, &paths);
     in_turn(
         turns,
         each,
