@@ -9,6 +9,7 @@
     clippy::unwrap_used
 )]
 
+mod batches;
 mod measure;
 mod plot;
 mod posy;
@@ -65,6 +66,12 @@ fn main() {
 }
 
 fn tell(row: &rows::Row) {
+    if row.figures.is_empty() {
+        println!(
+            "| {} | skipped: not to be had on this machine | | | | | |",
+            row.name
+        );
+    }
     for figure in &row.figures {
         let goal = row.goals.iter().find(|(way, _)| *way == figure.way);
         let (goal, met) = match goal {
@@ -79,7 +86,7 @@ fn tell(row: &rows::Row) {
             ),
         };
         println!(
-            "| {} | {} | {:.1} | {:.2} | {:.2} to {:.2} | {goal} | {met} |",
+            "| {} | {} | {:.1} | {:.3} | {:.3} to {:.3} | {goal} | {met} |",
             row.name,
             figure.way,
             figure.micros,

@@ -4,10 +4,10 @@
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
-use larder::{Barrier, Durability, KVFileStore, StoreOptions};
+use larder::{Durability, KVFileStore, StoreOptions};
 
-use crate::measure::{Figure, Way, in_turn, round_robin};
-use crate::{posy, raw};
+use crate::measure::{Figure, in_turn, round_robin};
+use crate::{batches, posy, raw};
 
 /// One row's name, what it is to reach, and what came out.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ impl Kind {
     }
 }
 
-pub(crate) const KINDS: [Kind; 9] = [
+pub(crate) const KINDS: [Kind; 10] = [
     Kind {
         name: "hit",
         goals: &[("read_into", 1.30), ("get + read", 1.45)],
@@ -64,12 +64,17 @@ pub(crate) const KINDS: [Kind; 9] = [
     Kind {
         name: "batch of 1,000",
         goals: &[("syncfs", 1.50)],
-        measure: batch,
+        measure: batches::beside_raw,
     },
     Kind {
-        name: "batch of 100 beside foreign data",
+        name: "1,000 one by one, and as a batch",
+        goals: &[("syncfs", 0.05), ("default", 0.10)],
+        measure: batches::beside_one_by_one,
+    },
+    Kind {
+        name: "batch of 100, foreign data",
         goals: &[],
-        measure: batch_beside,
+        measure: batches::beside_foreign_data,
     },
     Kind {
         name: "64 processes wait",
@@ -87,7 +92,7 @@ pub(crate) const KINDS: [Kind; 9] = [
 const VALUE: usize = 4096;
 const KEYS: usize = 200;
 
-fn keys(count: usize) -> Vec<String> {
+pub(crate) fn keys(count: usize) -> Vec<String> {
     (0..count).map(|n| format!("key number {n}")).collect()
 }
 
@@ -96,7 +101,7 @@ fn store(dir: &Path, durability: Durability) -> KVFileStore {
     options.open_file_store(dir.join("larder")).unwrap()
 }
 
-fn raw_base(dir: &Path) -> PathBuf {
+pub(crate) fn raw_base(dir: &Path) -> PathBuf {
     let base = dir.join("raw");
     std::fs::create_dir(&base).unwrap();
     base
@@ -262,88 +267,6 @@ fn set_new(dir: &Path, turns: usize) -> Vec<Figure> {
             ),
         ],
     )
-}
-
-/// A thousand new values, each as durable as by a `set`.
-fn batch(dir: &Path, turns: usize) -> Vec<Figure> {
-    batches(dir, turns, 1000, true)
-}
-
-/// While somebody else has 1.5 GB of data that is not on the disk yet.
-fn batch_beside(dir: &Path, turns: usize) -> Vec<Figure> {
-    let foreign = Foreign(dir.join("foreign"));
-    foreign.write();
-    batches(dir, turns.min(3), 100, false)
-}
-
-struct Foreign(PathBuf);
-
-impl Foreign {
-    /// The kernel begins to write it by itself after a while; what counts is what is left then.
-    fn write(&self) {
-        let mut file = std::fs::File::create(&self.0).unwrap();
-        let block = vec![7; 16 << 20];
-        for _ in 0..96 {
-            file.write_all(&block).unwrap();
-        }
-    }
-}
-
-impl Drop for Foreign {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
-
-fn batches(dir: &Path, turns: usize, values: usize, one_by_one: bool) -> Vec<Figure> {
-    let bytes = [7; 1024];
-    let keys = keys(values * (turns + 1) * 2);
-    let base = raw_base(dir);
-    let tmp = base.join("tmp");
-    std::fs::create_dir_all(&tmp).unwrap();
-    let paths = raw::paths(&base, &keys);
-    let options = StoreOptions::new();
-    let open = |name: &str, barrier| {
-        let options = options.clone().barrier(barrier);
-        options.open_file_store(dir.join(name)).unwrap()
-    };
-    let by_file = open("by-file", Barrier::PerFile);
-    let by_system = open("by-system", Barrier::FileSystem);
-    let single = open("single", Barrier::PerFile);
-    let commit = |store: &KVFileStore, keys: &[String]| {
-        let mut batch = store.batch();
-        for key in keys {
-            batch.set(key, |w| Ok(w.write_all(&bytes)?)).unwrap();
-        }
-        assert_eq!(batch.commit().unwrap(), keys.len());
-    };
-    let range = |turn: usize| turn * values..(turn + 1) * values;
-    let groups = keys.len() / values;
-    let mut ways: Vec<(&'static str, Way<'_>)> = vec![
-        (
-            "raw",
-            round_robin(groups, |n| raw::batch(&tmp, &paths[range(n)], &bytes)),
-        ),
-        (
-            "syncfs",
-            round_robin(groups, |n| commit(&by_system, &keys[range(n)])),
-        ),
-        (
-            "default",
-            round_robin(groups, |n| commit(&by_file, &keys[range(n)])),
-        ),
-    ];
-    if one_by_one {
-        ways.push((
-            "one by one",
-            round_robin(groups, |n| {
-                for key in &keys[range(n)] {
-                    single.set(key, |w| Ok(w.write_all(&bytes)?)).unwrap();
-                }
-            }),
-        ));
-    }
-    in_turn(turns, 1, &mut ways)
 }
 
 fn tree(dir: &Path, turns: usize) -> Vec<Figure> {
