@@ -35,7 +35,7 @@ impl Kind {
     }
 }
 
-pub(crate) const KINDS: [Kind; 10] = [
+pub(crate) const KINDS: [Kind; 11] = [
     Kind {
         name: "hit",
         goals: &[("read_into", 1.30), ("get + read", 1.45)],
@@ -80,6 +80,11 @@ pub(crate) const KINDS: [Kind; 10] = [
         name: "64 processes wait",
         goals: &[("plain", 1.00), ("seen, bounded", 2.00)],
         measure: crate::waiters::wait,
+    },
+    Kind {
+        name: "64 wait for 5 s, CPU time",
+        goals: &[],
+        measure: crate::waiters::burn,
     },
     Kind {
         name: "tree of 10,000 files",

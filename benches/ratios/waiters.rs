@@ -1,5 +1,6 @@
 //! 64 processes that wait for one value: how long from its computation's end until the last of them has
-//! it. What the others are compared with is posy's chain, in which one hands the lock to the next.
+//! it, and how much of a processor they take while they wait. What the others are compared with is posy's
+//! chain, in which one hands the lock to the next.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -21,23 +22,56 @@ const VALUE: &[u8] = &[7; 4096];
 /// What a waiting process is started with, before its way and its directory.
 pub(crate) const ROLE: &str = "waiter";
 
+/// From the end of a short computation.
 pub(crate) fn wait(dir: &Path, turns: usize) -> Vec<Figure> {
-    let mut ways: Vec<(&'static str, Way<'_>)> = Vec::new();
-    for way in ["posy", "blocked, shared", "plain", "seen, bounded"] {
-        let base = dir.join(way);
-        std::fs::create_dir(&base).unwrap();
-        let mut waiters: Vec<Waiter> = (0..WAITERS).map(|_| Waiter::start(way, &base)).collect();
-        let store = Store::open(way, &base);
-        let mut turn = 0;
-        ways.push((
-            way,
-            Box::new(move |_| {
+    let hold = Duration::from_millis(100);
+    let ways = ["posy", "blocked, shared", "plain", "seen, bounded"];
+    measure(dir, turns, hold, &ways, |ready, had| {
+        let last = had.iter().map(|had| had.at).max().unwrap();
+        last - ready
+    })
+}
+
+/// What all of them together take of the processors for a computation of five seconds.
+pub(crate) fn burn(dir: &Path, turns: usize) -> Vec<Figure> {
+    let hold = Duration::from_secs(5);
+    let ways = ["blocked, shared", "plain", "seen, bounded"];
+    measure(dir, turns.min(3), hold, &ways, |_, had| {
+        had.iter().map(|had| had.burnt).sum()
+    })
+}
+
+fn measure(
+    dir: &Path,
+    turns: usize,
+    hold: Duration,
+    ways: &[&'static str],
+    of: fn(Duration, &[Had]) -> Duration,
+) -> Vec<Figure> {
+    let mut ways: Vec<(&'static str, Way<'_>)> = ways
+        .iter()
+        .map(|&way| {
+            let base = dir.join(way);
+            std::fs::create_dir(&base).unwrap();
+            let start = || Waiter::start(way, &base);
+            let mut waiters: Vec<Waiter> = std::iter::repeat_with(start).take(WAITERS).collect();
+            let store = Store::open(way, &base);
+            let mut turn = 0;
+            let lead: Way<'_> = Box::new(move |_| {
                 turn += 1;
-                store.lead(&format!("value {turn}"), &mut waiters)
-            }),
-        ));
-    }
+                let (ready, had) = store.lead(&format!("value {turn}"), hold, &mut waiters);
+                of(ready, &had)
+            });
+            (way, lead)
+        })
+        .collect();
     in_turn(turns, 1, &mut ways)
+}
+
+/// When a waiter had the value, and what it took of a processor from its question until then.
+struct Had {
+    at: Duration,
+    burnt: Duration,
 }
 
 /// A key's value, computed by one and waited for by the others, in one of the ways.
@@ -67,9 +101,10 @@ impl Store {
         }
     }
 
-    /// Computes the value when all others wait for it; how long the last of them took from there.
-    fn lead(&self, key: &str, waiters: &mut [Waiter]) -> Duration {
-        let mut ready = 0;
+    /// Computes the value for so long while all others wait for it. When it was done, and when they
+    /// had it.
+    fn lead(&self, key: &str, hold: Duration, waiters: &mut [Waiter]) -> (Duration, Vec<Had>) {
+        let mut ready = Duration::ZERO;
         let mut compute = || {
             for waiter in &mut *waiters {
                 waiter.tell(key);
@@ -78,8 +113,8 @@ impl Store {
             for waiter in &mut *waiters {
                 waiter.hear();
             }
-            std::thread::sleep(Duration::from_millis(100));
-            ready = now();
+            std::thread::sleep(hold);
+            ready = clock(ClockId::Monotonic);
         };
         match self {
             Store::Posy(store) => drop(store.get_or_set(key, || {
@@ -98,9 +133,13 @@ impl Store {
                 std::fs::rename(base.join("staged"), base.join(key)).unwrap();
             }
         }
-        let had = waiters.iter_mut().map(|waiter| waiter.hear());
-        let last = had.map(|at| at.parse::<u64>().unwrap()).max().unwrap();
-        Duration::from_nanos(last - ready)
+        let had = waiters.iter_mut().map(|waiter| {
+            let told = waiter.hear();
+            let (at, burnt) = told.split_once(' ').unwrap();
+            let [at, burnt] = [at, burnt].map(|nanos| Duration::from_nanos(nanos.parse().unwrap()));
+            Had { at, burnt }
+        });
+        (ready, had.collect())
     }
 
     /// Waits for the value and reads it.
@@ -123,10 +162,8 @@ impl Store {
     }
 }
 
-/// Nanoseconds on the clock that all processes share.
-fn now() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    u64::try_from(now.tv_sec * 1_000_000_000 + now.tv_nsec).unwrap()
+fn clock(clock: ClockId) -> Duration {
+    Duration::try_from(clock_gettime(clock)).unwrap()
 }
 
 /// A process that waits.
@@ -176,7 +213,13 @@ pub(crate) fn play(way: &str, base: &Path) {
     let store = Store::open(way, base);
     for key in std::io::stdin().lines() {
         println!("asks");
+        let before = clock(ClockId::ProcessCPUTime);
         store.follow(&key.unwrap());
-        println!("{}", now());
+        let burnt = clock(ClockId::ProcessCPUTime) - before;
+        println!(
+            "{} {}",
+            clock(ClockId::Monotonic).as_nanos(),
+            burnt.as_nanos()
+        );
     }
 }
