@@ -6,6 +6,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use larder::{Barrier, StoreOptions};
+use rustix::fs::syncfs;
 
 use crate::measure::{Figure, Way, in_turn, round_robin};
 use crate::raw;
@@ -15,19 +16,27 @@ const VALUE: [u8; 1024] = [7; 1024];
 
 pub(crate) fn beside_raw(dir: &Path, turns: usize) -> Vec<Figure> {
     let groups = groups(1000, turns);
-    let base = raw_base(dir);
-    let tmp = base.join("tmp");
-    std::fs::create_dir(&tmp).unwrap();
-    let paths: Vec<Vec<PathBuf>> = groups.iter().map(|keys| raw::paths(&base, keys)).collect();
-    let raw = round_robin(groups.len(), |n| raw::batch(&tmp, &paths[n], &VALUE));
-    let syncfs = batches(dir.join("syncfs"), Barrier::FileSystem, &groups);
-    let default = batches(dir.join("default"), Barrier::PerFile, &groups);
-    let ways = &mut [("raw", raw), ("syncfs", syncfs), ("default", default)];
+    let paths = raw_paths(dir, &groups);
+    let ways = &mut [
+        ("raw", settled(dir, raw_batches(dir, &paths))),
+        (
+            "syncfs",
+            settled(
+                dir,
+                batches(dir.join("syncfs"), Barrier::FileSystem, &groups),
+            ),
+        ),
+        (
+            "default",
+            settled(dir, batches(dir.join("default"), Barrier::PerFile, &groups)),
+        ),
+    ];
     in_turn(turns, 1, ways)
 }
 
 pub(crate) fn beside_one_by_one(dir: &Path, turns: usize) -> Vec<Figure> {
     let groups = groups(1000, turns);
+    let paths = raw_paths(dir, &groups);
     let options = StoreOptions::new();
     let store = options.open_file_store(dir.join("one by one")).unwrap();
     let one_by_one = round_robin(groups.len(), |n| {
@@ -35,12 +44,20 @@ pub(crate) fn beside_one_by_one(dir: &Path, turns: usize) -> Vec<Figure> {
             store.set(key, |w| Ok(w.write_all(&VALUE)?)).unwrap();
         }
     });
-    let syncfs = batches(dir.join("syncfs"), Barrier::FileSystem, &groups);
-    let default = batches(dir.join("default"), Barrier::PerFile, &groups);
     let ways = &mut [
-        ("one by one", one_by_one),
-        ("syncfs", syncfs),
-        ("default", default),
+        ("one by one", settled(dir, one_by_one)),
+        ("raw batch", settled(dir, raw_batches(dir, &paths))),
+        (
+            "syncfs",
+            settled(
+                dir,
+                batches(dir.join("syncfs"), Barrier::FileSystem, &groups),
+            ),
+        ),
+        (
+            "default",
+            settled(dir, batches(dir.join("default"), Barrier::PerFile, &groups)),
+        ),
     ];
     in_turn(turns, 1, ways)
 }
@@ -83,6 +100,27 @@ fn batches(base: PathBuf, barrier: Barrier, groups: &[Vec<String>]) -> Way<'_> {
     })
 }
 
+/// Each key's path without a store.
+fn raw_paths(dir: &Path, groups: &[Vec<String>]) -> Vec<Vec<PathBuf>> {
+    let base = raw_base(dir);
+    groups.iter().map(|keys| raw::paths(&base, keys)).collect()
+}
+
+fn raw_batches<'a>(dir: &Path, paths: &'a [Vec<PathBuf>]) -> Way<'a> {
+    let tmp = dir.join("tmp");
+    std::fs::create_dir(&tmp).unwrap();
+    round_robin(paths.len(), move |n| raw::batch(&tmp, &paths[n], &VALUE))
+}
+
+/// Does the work when nothing is left to be written of what was done before.
+fn settled<'a>(dir: &Path, mut way: Way<'a>) -> Way<'a> {
+    let dir = File::open(dir).unwrap();
+    Box::new(move |times| {
+        syncfs(&dir).unwrap();
+        way(times)
+    })
+}
+
 /// A file of somebody else's.
 struct Foreign(PathBuf);
 
@@ -114,6 +152,6 @@ impl Foreign {
     fn remove(&self) {
         std::fs::remove_file(&self.0).unwrap();
         let dir = File::open(self.0.parent().unwrap()).unwrap();
-        rustix::fs::syncfs(dir).unwrap();
+        syncfs(dir).unwrap();
     }
 }
