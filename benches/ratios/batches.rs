@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use larder::{Barrier, StoreOptions};
 use rustix::fs::syncfs;
 
-use crate::measure::{Figure, Way, in_turn, round_robin};
+use crate::measure::{Figure, Way, in_turn, round_robin, settled};
 use crate::raw;
 use crate::rows::{keys, raw_base};
 
@@ -110,15 +110,6 @@ fn raw_batches<'a>(dir: &Path, paths: &'a [Vec<PathBuf>]) -> Way<'a> {
     let tmp = dir.join("tmp");
     std::fs::create_dir(&tmp).unwrap();
     round_robin(paths.len(), move |n| raw::batch(&tmp, &paths[n], &VALUE))
-}
-
-/// Does the work when nothing is left to be written of what was done before.
-fn settled<'a>(dir: &Path, mut way: Way<'a>) -> Way<'a> {
-    let dir = File::open(dir).unwrap();
-    Box::new(move |times| {
-        syncfs(&dir).unwrap();
-        way(times)
-    })
 }
 
 /// A file of somebody else's.

@@ -1,6 +1,8 @@
 //! Measuring several ways of doing the same work in turn, so that what else the machine does falls on
 //! all of them, and a ratio is taken within one turn.
 
+use std::fs::File;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// One way to do a row's work: does it so many times, and tells how long that took.
@@ -30,8 +32,17 @@ pub(crate) fn round_robin<'a>(count: usize, mut work: impl FnMut(usize) + 'a) ->
     })
 }
 
+/// Does the work when nothing is left to be written of what was done before.
+pub(crate) fn settled<'a>(dir: &Path, mut way: Way<'a>) -> Way<'a> {
+    let dir = File::open(dir).unwrap();
+    Box::new(move |times| {
+        rustix::fs::syncfs(&dir).unwrap();
+        way(times)
+    })
+}
+
 /// Does the work `each` times per turn in each way, for so many turns after one that does not count.
-/// The order rotates, so that none always comes after the same other.
+/// The order rotates, so that none is always the first.
 pub(crate) fn in_turn(
     turns: usize,
     each: u32,

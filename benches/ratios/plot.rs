@@ -6,8 +6,10 @@ use plotters::prelude::*;
 
 use crate::rows::Row;
 
-const WIDTH: i32 = 900;
-const LEFT: i32 = 290;
+const WIDTH: i32 = 960;
+const LEFT: i32 = 380;
+/// Where the ways are named.
+const WAYS: i32 = 240;
 const LINE: i32 = 22;
 /// Where longer bars are cut off: what matters is near 1.
 const LONGEST: f64 = 4.0;
@@ -44,7 +46,7 @@ pub(crate) fn draw(path: &Path, rows: &[Row]) {
             };
             let bar = [(LEFT, y + 2), (x_of(figure.ratio), y + LINE - 5)];
             area.draw(&Rectangle::new(bar, color.filled())).unwrap();
-            text(figure.way.to_owned(), 180, y);
+            text(figure.way.to_owned(), WAYS, y);
             text(format!("{:.2}", figure.ratio), x_of(figure.ratio) + 6, y);
             if let Some((_, goal)) = row.goals.iter().find(|(way, _)| *way == figure.way) {
                 line(*goal, y, LINE - 3, RED);
