@@ -17,21 +17,7 @@ const VALUE: [u8; 1024] = [7; 1024];
 pub(crate) fn beside_raw(dir: &Path, turns: usize) -> Vec<Figure> {
     let groups = groups(1000, turns);
     let paths = raw_paths(dir, &groups);
-    let ways = &mut [
-        ("raw", settled(dir, raw_batches(dir, &paths))),
-        (
-            "syncfs",
-            settled(
-                dir,
-                batches(dir.join("syncfs"), Barrier::FileSystem, &groups),
-            ),
-        ),
-        (
-            "default",
-            settled(dir, batches(dir.join("default"), Barrier::PerFile, &groups)),
-        ),
-    ];
-    in_turn(turns, 1, ways)
+    in_turn(turns, 1, &mut each_barrier(dir, &groups, &paths))
 }
 
 pub(crate) fn beside_one_by_one(dir: &Path, turns: usize) -> Vec<Figure> {
@@ -44,22 +30,9 @@ pub(crate) fn beside_one_by_one(dir: &Path, turns: usize) -> Vec<Figure> {
             store.set(key, |w| Ok(w.write_all(&VALUE)?)).unwrap();
         }
     });
-    let ways = &mut [
-        ("one by one", settled(dir, one_by_one)),
-        ("raw batch", settled(dir, raw_batches(dir, &paths))),
-        (
-            "syncfs",
-            settled(
-                dir,
-                batches(dir.join("syncfs"), Barrier::FileSystem, &groups),
-            ),
-        ),
-        (
-            "default",
-            settled(dir, batches(dir.join("default"), Barrier::PerFile, &groups)),
-        ),
-    ];
-    in_turn(turns, 1, ways)
+    let mut ways = each_barrier(dir, &groups, &paths);
+    ways.insert(0, ("one by one", settled(dir, one_by_one)));
+    in_turn(turns, 1, &mut ways)
 }
 
 /// Nothing where the kernel writes the foreign data before a batch could be beside it.
@@ -74,10 +47,10 @@ pub(crate) fn beside_foreign_data(dir: &Path, turns: usize) -> Vec<Figure> {
     }
     let way = |name, barrier| batches(dir.join(name), barrier, &groups);
     let ways = &mut [
-        ("default, alone", way("a", Barrier::PerFile)),
-        ("default", foreign.beside(way("b", Barrier::PerFile))),
-        ("syncfs, alone", way("c", Barrier::FileSystem)),
-        ("syncfs", foreign.beside(way("d", Barrier::FileSystem))),
+        ("default, alone", way("default, alone", Barrier::PerFile)),
+        ("default", foreign.beside(way("default", Barrier::PerFile))),
+        ("syncfs, alone", way("syncfs, alone", Barrier::FileSystem)),
+        ("syncfs", foreign.beside(way("syncfs", Barrier::FileSystem))),
     ];
     in_turn(turns, 1, ways)
 }
@@ -106,10 +79,20 @@ fn raw_paths(dir: &Path, groups: &[Vec<String>]) -> Vec<Vec<PathBuf>> {
     groups.iter().map(|keys| raw::paths(&base, keys)).collect()
 }
 
-fn raw_batches<'a>(dir: &Path, paths: &'a [Vec<PathBuf>]) -> Way<'a> {
+/// The same batches by the raw calls, and with each barrier.
+fn each_barrier<'a>(
+    dir: &Path,
+    groups: &'a [Vec<String>],
+    paths: &'a [Vec<PathBuf>],
+) -> Vec<(&'static str, Way<'a>)> {
     let tmp = dir.join("tmp");
     std::fs::create_dir(&tmp).unwrap();
-    round_robin(paths.len(), move |n| raw::batch(&tmp, &paths[n], &VALUE))
+    let raw = round_robin(paths.len(), move |n| raw::batch(&tmp, &paths[n], &VALUE));
+    let syncfs = batches(dir.join("syncfs"), Barrier::FileSystem, groups);
+    let default = batches(dir.join("default"), Barrier::PerFile, groups);
+    [("raw", raw), ("syncfs", syncfs), ("default", default)]
+        .map(|(name, way)| (name, settled(dir, way)))
+        .into()
 }
 
 /// A file of somebody else's.
