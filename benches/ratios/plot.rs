@@ -30,7 +30,7 @@ pub(crate) fn draw(path: &Path, rows: &[Row]) {
             .unwrap();
     };
     text(
-        "time, as a ratio to the raw system calls; red: to reach".to_owned(),
+        "time, as a ratio to the first way of each row; red: to reach".to_owned(),
         8,
         6,
     );
