@@ -15,6 +15,7 @@ mod plot;
 mod posy;
 mod raw;
 mod rows;
+mod verified;
 mod waiters;
 
 use std::path::{Path, PathBuf};

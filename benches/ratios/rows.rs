@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use larder::{Durability, KVFileStore, StoreOptions};
 
 use crate::measure::{Figure, in_turn, round_robin, settled};
-use crate::{batches, posy, raw};
+use crate::{batches, posy, raw, verified};
 
 /// One row's name, what it is to reach, and what came out.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ impl Kind {
     }
 }
 
-pub(crate) const KINDS: [Kind; 11] = [
+pub(crate) const KINDS: [Kind; 15] = [
     Kind {
         name: "hit",
         goals: &[("read_into", 1.30), ("get + read", 1.45)],
@@ -90,6 +90,26 @@ pub(crate) const KINDS: [Kind; 11] = [
         name: "tree of 10,000 files",
         goals: &[("get_or_set", 1.15)],
         measure: tree,
+    },
+    Kind {
+        name: "hit, sealed, 4 KiB",
+        goals: &[("sealed, read_into", 1.25)],
+        measure: verified::small_hit,
+    },
+    Kind {
+        name: "hit, sealed, 4 MiB",
+        goals: &[("sealed, read_into", 1.05)],
+        measure: verified::large_hit,
+    },
+    Kind {
+        name: "verified write, 64 MiB",
+        goals: &[("get_or_fetch", 1.15), ("get_or_fetch, sealed", 1.15)],
+        measure: verified::write,
+    },
+    Kind {
+        name: "verified tree, 2,000 files",
+        goals: &[("verify", 1.20)],
+        measure: verified::tree,
     },
 ];
 
