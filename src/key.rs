@@ -53,8 +53,9 @@ pub trait PathKey {
     fn key(&self) -> PathBuf;
 
     /// What to call this key when talking to people: in the lock's record, which waiters see, in
-    /// errors, and in the listings of a store of directories. `None` by default. It is never made from the key by itself, because a key may be a
-    /// secret. It is no part of the key's identity.
+    /// errors, and in the listings of stores of directories and of sealed stores, which keep it with the
+    /// value. `None` by default. It is never made from the key by itself, because a key may be a secret. It
+    /// is no part of the key's identity.
     fn label(&self) -> Option<Cow<'_, str>> {
         None
     }
