@@ -19,6 +19,7 @@ use crate::support::{
 use crate::worker::{hear, say};
 
 const HOLD: &str = "damage-hold";
+const LOOK: &str = "damage-look";
 const USE: &str = "damage-use";
 
 const ANOTHER_BOOT: Witness = [9; WITNESS_LEN];
@@ -28,6 +29,7 @@ const BARRIER: u8 = 1;
 pub(crate) fn play(role: &str, args: &[&str]) -> bool {
     match role {
         HOLD => hold(args),
+        LOOK => look(args),
         USE => use_value(args),
         _ => return false,
     }
@@ -42,6 +44,19 @@ fn hold(args: &[&str]) {
     hear();
     drop(lock);
     say("released");
+}
+
+/// BASE LAST: opens `key` again and again until it is LAST, which it says.
+fn look(args: &[&str]) {
+    let store = KVFileStore::new(args[0]).unwrap();
+    say("looking");
+    loop {
+        match store.read("key").unwrap() {
+            Some(read) if read == args[1].as_bytes() => break say(args[1]),
+            Some(read) => assert!(read.is_ascii(), "a damaged value was read"),
+            None => {}
+        }
+    }
 }
 
 /// BASE: says what `key` is, or `absent`. BASE TEXT: writes it first, without a barrier.
@@ -229,6 +244,8 @@ fn what_is_damaged_stays_where_it_may_not_be_taken_away() {
     let read_only = options(Verify::Always).read_only(true);
     let read_only = read_only.open_file_store(dir.path()).unwrap();
     publish(&altered, store.base(), "key");
+    // As a process leaves it that was killed: who only reads could lock it.
+    fs::write(format!("{}.lock", value_of(&store).display()), "").unwrap();
     let before = snapshot(store.base());
     for (n, (name, read)) in (1..).zip(&READINGS[..3]) {
         assert_eq!(read(&read_only).unwrap(), None, "{name}");
@@ -249,6 +266,43 @@ fn what_is_damaged_stays_where_it_may_not_be_taken_away() {
     holder.expect("released");
     assert!(store.get("key").unwrap().is_none());
     assert!(!value_of(&store).exists());
+}
+
+/// Who has found a damaged value takes away that one, and not what has replaced it meanwhile.
+#[test]
+fn what_replaces_a_damaged_value_stays() {
+    const TURNS: u32 = 300;
+    let dir = in_memory();
+    let store = store_in(dir.path(), Verify::Never);
+    let mut damaged = hello().bytes("key");
+    *damaged.last_chunk_mut::<WITNESS_LEN>().unwrap() = ANOTHER_BOOT;
+    damaged[0] = 0xff;
+    let last = (TURNS - 1).to_string();
+    let args = [dir.path().to_str().unwrap(), &last];
+    let mut looking: Vec<_> = (0..3).map(|_| Worker::start(LOOK, &args)).collect();
+    for worker in &mut looking {
+        worker.expect("looking");
+    }
+    let staged = dir.path().join("damaged");
+    for turn in 0..TURNS {
+        fs::write(&staged, &damaged).unwrap();
+        fs::create_dir_all(value_of(&store).parent().unwrap()).unwrap();
+        if fs::rename(&staged, value_of(&store)).is_err() {
+            continue; // the directories were just taken away, with what was in them
+        }
+        let text = turn.to_string();
+        store
+            .set("key", |w| Ok(w.write_all(text.as_bytes())?))
+            .unwrap();
+        for _ in 0..20 {
+            assert_eq!(store.read("key").unwrap().unwrap(), text.as_bytes());
+        }
+    }
+    store.set("key", text(last.as_bytes())).unwrap();
+    for worker in &mut looking {
+        worker.expect(&last);
+        worker.finish();
+    }
 }
 
 #[test]

@@ -10,10 +10,11 @@ use larder::{
 };
 use ring::digest::{SHA256, SHA384, SHA512};
 
-use crate::support::{Worker, chmod, listing, snapshot, tempdir};
+use crate::support::{Worker, chmod, eventually, listing, snapshot, tempdir, wait_until_blocked};
 use crate::worker::{compute, hear, say};
 
 const GET_OR_SET: &str = "verified-get-or-set";
+const HOLD: &str = "verified-hold";
 
 const MODES: [&str; 3] = ["sha256", "sha384", "sha512"];
 const UNKNOWN_MODES: [&str; 4] = ["md5", "sha1", "sha224", "blake3"];
@@ -21,13 +22,22 @@ const UNKNOWN_MODES: [&str; 4] = ["md5", "sha1", "sha224", "blake3"];
 /// Around nothing, and around what a writer gathers before it writes.
 const LENS: [usize; 6] = [0, 1, 5, 16 * 1024 - 1, 16 * 1024, 100_000];
 
-/// Plays a worker's role, if it is this module's.
+/// Plays a worker's role, if it is one of this module's.
 pub(crate) fn play(role: &str, args: &[&str]) -> bool {
-    let is_ours = role == GET_OR_SET;
-    if is_ours {
-        get_or_set(args);
+    match role {
+        GET_OR_SET => get_or_set(args),
+        HOLD => hold(args),
+        _ => return false,
     }
-    is_ours
+    true
+}
+
+/// BASE: locks `key`, says `held`, and holds it until it is killed.
+fn hold(args: &[&str]) {
+    let store = KVFileStore::new(args[0]).unwrap();
+    let _lock = store.lock("key").unwrap();
+    say("held");
+    hear();
 }
 
 /// BASE LEN: says `ready`, hears `go`, asks for `key` and expects that length; if it computes says
@@ -575,7 +585,7 @@ fn a_waiter_is_not_content_with_another_length() {
             let mut waiter = Worker::start(GET_OR_SET, &[store.base().to_str().unwrap(), "5"]);
             waiter.expect("ready");
             waiter.tell("go");
-            crate::support::wait_until_blocked(waiter.pid());
+            wait_until_blocked(waiter.pid());
             // It could not take it away: the key is locked.
             assert!(store.contains("key").unwrap());
             let mut write = lock.begin().unwrap();
@@ -599,6 +609,29 @@ fn a_waiter_is_not_content_with_another_length() {
     });
 }
 
+/// The lock file of one who was killed stays. Who then waits for it, and has it shared with others, can
+/// take nothing away before he has it alone.
+#[test]
+fn a_waiter_for_one_who_was_killed_is_not_content_either() {
+    in_each_format(|store| {
+        store.set("key", text(b"too long")).unwrap();
+        let base = store.base().to_str().unwrap();
+        let mut holder = Worker::start(HOLD, &[base]);
+        holder.expect("held");
+        let mut waiter = Worker::start(GET_OR_SET, &[base, "5"]);
+        waiter.expect("ready");
+        waiter.tell("go");
+        wait_until_blocked(waiter.pid());
+        holder.kill();
+        waiter.expect("computing");
+        assert!(!store.contains("key").unwrap());
+        waiter.tell("fail");
+        waiter.expect("error Compute");
+        waiter.finish();
+        assert!(!store.contains("key").unwrap());
+    });
+}
+
 #[test]
 fn one_of_many_processes_replaces_what_is_wrong() {
     in_each_format(|store| {
@@ -614,7 +647,7 @@ fn one_of_many_processes_replaces_what_is_wrong() {
         let mut computed = 0;
         // Whoever computes says so before it can say anything else; the others cannot get past it.
         let mut leader = None;
-        crate::support::eventually("somebody to compute", || {
+        eventually("somebody to compute", || {
             leader = asking.iter_mut().position(|worker| !worker.is_silent());
             leader.is_some()
         });
