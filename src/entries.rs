@@ -302,13 +302,15 @@ pub(crate) fn describe(root: &Root, entry: &EntryPath) -> Result<Option<Entry>> 
     };
     if root.format == Format::Sealed && meta.kind == Kind::File {
         let opened = sys::absent_is_none(root.dir.open_quietly(entry.value()));
-        let known = opened.and_then(|file| match file {
-            Some(file) => footer::read(entry, &file, meta.len).map(|found| found.ok()),
+        let footer = opened.and_then(|file| match file {
+            Some(file) => {
+                footer::read(entry, &file, sys::fstat(&file)?.len).map(|found| found.ok())
+            }
             None => Ok(None),
         });
-        let known = known.reading("look at an entry", at)?;
-        described.len = known.as_ref().map(|known| known.len);
-        described.label = known.and_then(|known| known.label);
+        let footer = footer.reading("look at an entry", at)?;
+        described.len = footer.as_ref().map(|footer| footer.len);
+        described.label = footer.and_then(|footer| footer.known.label);
     }
     if root.kind == StoreKind::Dirs {
         if presence::is_inside(root, entry)? {

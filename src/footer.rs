@@ -14,13 +14,14 @@ use crate::trust::{Standing, WITNESS_LEN, Witness};
 
 /// Bytes of a footer. Its end is the witness, which alone can change. Before it are the label and the metadata, and before those the value.
 pub(crate) const FOOTER_LEN: usize = 128;
-pub(crate) const MAX_METADATA: usize = 64 * 1024;
+/// How much metadata a sealed value can have.
+pub const MAX_METADATA_BYTES: usize = 64 * 1024;
 const MAX_LABEL: usize = 1024;
 /// What a later version may at most put after a value.
 const MAX_TRAILER: usize = 1024 * 1024;
 
 /// So much is read of a file's end at once; more only where there is more metadata.
-const END_BYTES: usize = 1024;
+const END_BYTES: usize = 2048;
 
 const MAGIC: [u8; 8] = *b"larder\xf0\x0d";
 const VERSION: u32 = 1;
@@ -29,13 +30,19 @@ const BARRIER: u8 = 1;
 /// Goes before everything that the check covers, so that no other use of the hash can give the same.
 const DOMAIN: &[u8] = b"larder sealed value\n";
 
-/// What the store knows of a value.
+/// What the store knows of a value, and how the value was published.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Footer {
     /// Bytes of the value.
     pub(crate) len: u64,
-    pub(crate) digest: [u8; OURS_LEN],
     pub(crate) standing: Standing,
+    pub(crate) known: Known,
+}
+
+/// What the store knows of a value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Known {
+    pub(crate) digest: [u8; OURS_LEN],
     pub(crate) metadata: Vec<u8>,
     pub(crate) label: Option<String>,
 }
@@ -198,13 +205,15 @@ impl Footer {
         let label = String::from_utf8_lossy(&rest[..label]);
         let mut footer = Footer {
             len: fields.len(),
-            digest: fields.digest(),
             standing: Standing {
                 barrier: fields.flags() & BARRIER != 0,
                 witness: Witness::default(),
             },
-            metadata: metadata.to_vec(),
-            label: (!label.is_empty()).then(|| label.into_owned()),
+            known: Known {
+                digest: fields.digest(),
+                metadata: metadata.to_vec(),
+                label: (!label.is_empty()).then(|| label.into_owned()),
+            },
         };
         footer.standing.witness.0.copy_from_slice(witness);
         Ok(footer)
@@ -212,15 +221,15 @@ impl Footer {
 
     /// What is written after the value.
     pub(crate) fn render(&self, entry: &EntryPath) -> Vec<u8> {
-        let label = self.label.as_deref().unwrap_or_default();
+        let label = self.known.label.as_deref().unwrap_or_default();
         let label = cut(label, MAX_LABEL);
-        let trailer_len = self.metadata.len() + label.len() + FOOTER_LEN;
+        let trailer_len = self.known.metadata.len() + label.len() + FOOTER_LEN;
         let mut trailer = Vec::with_capacity(trailer_len);
-        trailer.extend_from_slice(&self.metadata);
+        trailer.extend_from_slice(&self.known.metadata);
         trailer.extend_from_slice(label.as_bytes());
-        trailer.extend_from_slice(&self.digest);
+        trailer.extend_from_slice(&self.known.digest);
         trailer.extend_from_slice(&self.len.to_le_bytes());
-        trailer.extend_from_slice(&(self.metadata.len() as u32).to_le_bytes());
+        trailer.extend_from_slice(&(self.known.metadata.len() as u32).to_le_bytes());
         trailer.extend_from_slice(&(label.len() as u16).to_le_bytes());
         trailer.push(SHA256);
         trailer.push(if self.standing.barrier { BARRIER } else { 0 });
@@ -261,13 +270,15 @@ mod tests {
     fn footer() -> Footer {
         Footer {
             len: 5,
-            digest: digest::of_parts(&[b"hello"]),
             standing: Standing {
                 barrier: false,
                 witness: Witness([9; WITNESS_LEN]),
             },
-            metadata: b"etag".to_vec(),
-            label: Some("a label".into()),
+            known: Known {
+                digest: digest::of_parts(&[b"hello"]),
+                metadata: b"etag".to_vec(),
+                label: Some("a label".into()),
+            },
         }
     }
 

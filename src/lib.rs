@@ -118,6 +118,7 @@ pub use dir_store::{DirLease, KVDirLock, KVDirStore, StagedTree};
 pub use entries::{Entries, Entry};
 pub use error::{Error, ErrorKind, Result};
 pub use file_store::{Batch, KVFileLock, KVFileStore, LockedRead, LockedWrite, Value, ValueWriter};
+pub use footer::MAX_METADATA_BYTES;
 pub use holder::Holder;
 pub use key::{ArtifactHash, Labelled, PathKey, nested_path};
 pub use lock::{CancelToken, Wait, WaitInfo};

@@ -7,14 +7,11 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use http_cache_semantics::{AfterResponse, BeforeRequest, CacheOptions, CachePolicy};
-use larder::{KVFileLock, KVFileStore, PathKey, StoreOptions, Value};
+use larder::{KVFileLock, KVFileStore, MAX_METADATA_BYTES, PathKey, StoreOptions, Value};
 use serde::{Deserialize, Serialize};
 use ureq::Body;
 use ureq::http::request::Parts;
 use ureq::http::{HeaderMap, HeaderValue, Request, Response, StatusCode, response};
-
-/// The store takes no more.
-const MAX_METADATA_BYTES: usize = 64 * 1024;
 
 pub(crate) struct HttpCache {
     store: KVFileStore,

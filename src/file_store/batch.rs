@@ -15,6 +15,7 @@ use crate::options::{Barrier, Durability};
 use crate::publish;
 use crate::root::Root;
 use crate::staging::{BATCH_PREFIX, StagedDir, StagedFile};
+use crate::sys;
 
 /// Values that are staged one by one and then made durable and published together; see
 /// [`KVFileStore::batch`](crate::KVFileStore::batch).
@@ -70,11 +71,20 @@ impl Batch {
             .writing("take the value's write permission", || {
                 self.root.absolute(file.path())
             })?;
+        if self.syncs_each_file() {
+            sys::begin_to_write(file.file());
+        }
         let path = file.into_published();
         if self.values.insert(entry.clone(), path).is_none() {
             self.order.push(entry);
         }
         Ok(())
+    }
+
+    fn syncs_each_file(&self) -> bool {
+        let options = &self.root.options;
+        let barrier = options.barrier.unwrap_or(Barrier::PerFile);
+        options.durability != Durability::None && !durable::is_by_file_system(barrier)
     }
 
     /// Makes all values durable, then publishes them, one key's lock at a time, in the order in
@@ -97,11 +107,10 @@ impl Batch {
                 .iter()
                 .map(|entry| &*self.values[entry])
                 .collect();
-            let barrier = root.options.barrier.unwrap_or(Barrier::PerFile);
-            let synced = if durable::is_by_file_system(barrier) {
-                staged.sync_file_system()
-            } else {
+            let synced = if self.syncs_each_file() {
                 durable::each(root, &paths, durable::data)
+            } else {
+                staged.sync_file_system()
             };
             synced.writing("make the batch durable", || root.absolute(staged.path()))?;
         }
@@ -114,7 +123,7 @@ impl Batch {
                 self.order.iter().flat_map(EntryPath::directories).collect();
             // The deepest first. One that is gone took its value with it, so somebody removed it.
             for path in dirs.into_iter().rev() {
-                let synced = crate::sys::absent_is_none(root.dir.open_dir(path))
+                let synced = sys::absent_is_none(root.dir.open_dir(path))
                     .and_then(|dir| dir.map_or(Ok(()), |dir| dir.sync()));
                 synced.writing("sync a directory of the batch", || root.absolute(path))?;
             }

@@ -77,7 +77,7 @@ impl KVFileStore {
                 }
                 Err(NoFooter::Damaged) => (Integrity::Damaged, file, meta.len),
                 Ok(footer) => {
-                    let whole = digest::is_of_file(&footer.digest, &file, footer.len);
+                    let whole = digest::is_of_file(&footer.known.digest, &file, footer.len);
                     let integrity = match whole.reading("read the value to check it", at)? {
                         true => Integrity::Whole,
                         false => Integrity::Damaged,

@@ -257,7 +257,7 @@ impl KVFileStore {
     fn find(&self, entry: &EntryPath, expect: &Expect) -> Result<Option<Found>> {
         match Found::open(&self.root, entry, self.root.options.verify)? {
             Some(other) if !other.is_admitted_by(expect) => {
-                sealed::remove(&self.root, entry, other.meta.id);
+                sealed::remove(&self.root, entry, other.id);
                 Ok(None)
             }
             found => Ok(found),

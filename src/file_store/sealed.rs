@@ -33,7 +33,7 @@ impl Opened<'_> {
     pub(super) fn footer(self, verify: Verify) -> Result<Option<Footer>> {
         let found = self.read_footer()?;
         self.believe(verify, found, |footer| {
-            digest::is_of_file(&footer.digest, self.file, footer.len)
+            digest::is_of_file(&footer.known.digest, self.file, footer.len)
         })
     }
 
@@ -45,7 +45,7 @@ impl Opened<'_> {
             bytes.truncate(start);
             Ok(footer)
         });
-        let is_whole = |footer: &Footer| Ok(digest::of_parts(&[bytes]) == footer.digest);
+        let is_whole = |footer: &Footer| Ok(digest::of_parts(&[bytes]) == footer.known.digest);
         let believed = self.believe(verify, found, is_whole);
         if !matches!(believed, Ok(Some(_))) {
             bytes.clear();
@@ -95,7 +95,7 @@ impl Opened<'_> {
     fn claim(self, footer: &Footer) -> Claim {
         Claim {
             id: self.meta.id,
-            digest: footer.digest,
+            digest: footer.known.digest,
             standing: footer.standing,
         }
     }

@@ -10,7 +10,7 @@ use crate::digest::Expect;
 use crate::error::{IoContext, Repr, Result};
 use crate::file_store::KVFileLock;
 use crate::file_store::sealed::Opened;
-use crate::footer::Footer;
+use crate::footer::Known;
 use crate::key::ArtifactHash;
 use crate::layout::EntryPath;
 use crate::marker::Format;
@@ -19,7 +19,7 @@ use crate::outcome::Outcome;
 use crate::publish::not_a_value;
 use crate::recency;
 use crate::root::Root;
-use crate::sys::{self, Errno, Kind, Meta, Stamp};
+use crate::sys::{self, Errno, FileId, Kind, Meta, Stamp};
 
 /// A published value, open for reading, with a position of its own.
 ///
@@ -33,7 +33,7 @@ pub struct Value {
     position: u64,
     outcome: Outcome,
     /// What a sealed value has besides its bytes.
-    footer: Option<Footer>,
+    known: Option<Known>,
     root: Arc<Root>,
     entry: EntryPath,
     path: OnceLock<PathBuf>,
@@ -48,11 +48,11 @@ impl Value {
 
     pub(super) fn of(root: &Arc<Root>, entry: EntryPath, found: Found) -> Self {
         Value {
-            len: found.len(),
             file: found.file,
+            len: found.len,
             position: 0,
             outcome: Outcome::Hit,
-            footer: found.footer,
+            known: found.known,
             root: Arc::clone(root),
             entry,
             path: OnceLock::new(),
@@ -86,20 +86,20 @@ impl Value {
     /// The metadata that was published with the value. Empty if there was none, as in every store that
     /// is not sealed.
     pub fn metadata(&self) -> &[u8] {
-        self.footer
+        self.known
             .as_ref()
-            .map_or(&[], |footer| footer.metadata.as_slice())
+            .map_or(&[], |known| known.metadata.as_slice())
     }
 
     /// The label that the key had when the value was published, in a sealed store.
     pub fn label(&self) -> Option<&str> {
-        self.footer.as_ref()?.label.as_deref()
+        self.known.as_ref()?.label.as_deref()
     }
 
     /// The SHA-256 of the value, in a sealed store, as it was when it was written.
     pub fn digest(&self) -> Option<ArtifactHash> {
-        let footer = self.footer.as_ref()?;
-        ArtifactHash::new("sha256", footer.digest).ok()
+        let known = self.known.as_ref()?;
+        ArtifactHash::new("sha256", known.digest).ok()
     }
 
     /// How this value came to be: found, waited for, or computed by this call.
@@ -132,7 +132,7 @@ impl Value {
     }
 
     fn check_raw(&self) -> Result<()> {
-        if self.footer.is_none() {
+        if self.known.is_none() {
             return Ok(());
         }
         Err(Repr::Unsupported {
@@ -206,8 +206,11 @@ impl Seek for Value {
 #[derive(Debug)]
 pub(super) struct Found {
     pub(super) file: File,
-    pub(super) meta: Meta,
-    pub(super) footer: Option<Footer>,
+    pub(super) id: FileId,
+    /// Bytes of the value, which are not all of the file's if it is sealed.
+    pub(super) len: u64,
+    /// What a sealed value has besides its bytes.
+    pub(super) known: Option<Known>,
 }
 
 impl Found {
@@ -220,8 +223,8 @@ impl Found {
         let Some((file, meta)) = open_file(root, entry)? else {
             return Ok(None);
         };
-        let footer = match root.format {
-            Format::Raw => None,
+        let (len, known) = match root.format {
+            Format::Raw => (meta.len, None),
             Format::Sealed => {
                 let opened = Opened {
                     root,
@@ -229,26 +232,24 @@ impl Found {
                     file: &file,
                     meta: &meta,
                 };
-                match opened.footer(verify)? {
-                    None => return Ok(None),
-                    believed => believed,
-                }
+                let Some(footer) = opened.footer(verify)? else {
+                    return Ok(None);
+                };
+                (footer.len, Some(footer.known))
             }
         };
-        Ok(Some(Found { file, meta, footer }))
-    }
-
-    /// Bytes of the value.
-    pub(super) fn len(&self) -> u64 {
-        self.footer
-            .as_ref()
-            .map_or(self.meta.len, |footer| footer.len)
+        Ok(Some(Found {
+            file,
+            id: meta.id,
+            len,
+            known,
+        }))
     }
 
     /// Whether this can be the value that is meant.
     pub(super) fn is_admitted_by(&self, expect: &Expect) -> bool {
-        let digest = self.footer.as_ref().map(|footer| &footer.digest);
-        expect.admits(self.len(), digest)
+        let digest = self.known.as_ref().map(|known| &known.digest);
+        expect.admits(self.len, digest)
     }
 }
 

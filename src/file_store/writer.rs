@@ -11,7 +11,7 @@ use crate::digest::{Digests, Expect, Hashing, OURS};
 use crate::error::{Error, IoContext, Repr, Result};
 use crate::file_store::KVFileLock;
 use crate::file_store::value::{Found, LockedRead};
-use crate::footer::{Footer, MAX_METADATA};
+use crate::footer::{Footer, Known, MAX_METADATA_BYTES};
 use crate::key::{ArtifactHash, PathKey};
 use crate::layout::EntryPath;
 use crate::marker::Format;
@@ -253,10 +253,12 @@ impl Sink {
     fn seal(&mut self, digest: [u8; 32]) -> io::Result<()> {
         let footer = Footer {
             len: self.len,
-            digest,
             standing: self.root.standing(),
-            metadata: std::mem::take(&mut self.metadata),
-            label: self.label.take(),
+            known: Known {
+                digest,
+                metadata: std::mem::take(&mut self.metadata),
+                label: self.label.take(),
+            },
         };
         sys::write_at(self.staged.file(), &footer.render(&self.entry), self.len)
     }
@@ -280,24 +282,28 @@ pub(super) fn publish_metadata(lock: &KVFileLock, metadata: &[u8]) -> Result<boo
     };
     let Some(Found {
         file,
-        footer: Some(known),
+        len,
+        known: Some(known),
         ..
     }) = Found::open(root, entry, verify)?
     else {
         return Ok(false);
     };
     let footer = Footer {
+        len,
         standing: root.standing(),
-        metadata: metadata.to_vec(),
-        label: lock.label.clone().or(known.label),
-        ..known
+        known: Known {
+            digest: known.digest,
+            metadata: metadata.to_vec(),
+            label: lock.label.clone().or(known.label),
+        },
     };
     let staged = StagedFile::for_value(root)?;
-    let copied = sys::copy(&file, staged.file(), footer.len).and_then(|copied| {
-        if copied < footer.len {
+    let copied = sys::copy(&file, staged.file(), len).and_then(|copied| {
+        if copied < len {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        sys::write_at(staged.file(), &footer.render(entry), footer.len)
+        sys::write_at(staged.file(), &footer.render(entry), len)
     });
     copied.writing("write the value with its metadata", || {
         root.absolute(entry.value())
@@ -311,7 +317,9 @@ pub(super) fn publish_metadata(lock: &KVFileLock, metadata: &[u8]) -> Result<boo
 fn check_metadata(root: &Root, metadata: &[u8]) -> Result<()> {
     let what = match root.format {
         Format::Raw => "keep metadata with a value",
-        Format::Sealed if metadata.len() > MAX_METADATA => "keep more than 64 KiB of metadata",
+        Format::Sealed if metadata.len() > MAX_METADATA_BYTES => {
+            "keep more than 64 KiB of metadata"
+        }
         Format::Sealed => return Ok(()),
     };
     let path = Some(root.path().to_path_buf());

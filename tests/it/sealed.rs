@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime};
 
 use data_encoding::HEXLOWER;
 use larder::{
-    ArtifactHash, Durability, ErrorKind, Expect, KVFileStore, Labelled, Outcome, PathKey,
-    StoreOptions, Value, ValueWriter,
+    ArtifactHash, Durability, ErrorKind, Expect, KVFileStore, Labelled, MAX_METADATA_BYTES,
+    Outcome, PathKey, StoreOptions, Value, ValueWriter,
 };
 use proptest::prelude::*;
 
@@ -18,8 +18,6 @@ use crate::worker::say;
 
 const READ: &str = "sealed-read";
 const WATCH: &str = "sealed-watch";
-
-const MOST_METADATA: usize = 64 * 1024;
 
 /// Plays a worker's role, if it is one of this module's.
 pub(crate) fn play(role: &str, args: &[&str]) -> bool {
@@ -195,12 +193,23 @@ fn metadata_and_label_come_back_however_they_were_written() {
 #[test]
 fn metadata_have_a_limit() {
     let key = Labelled::new("key", "");
-    let most = vec![b'm'; MOST_METADATA];
+    let most = vec![b'm'; MAX_METADATA_BYTES];
     for (name, write) in WRITINGS {
         let dir = in_memory();
         let store = store_in(dir.path());
         // Around what is read of a file's end at first, too.
-        for len in [0, 1, 895, 896, 897, 1023, 1024, 1025, 5000, MOST_METADATA] {
+        for len in [
+            0,
+            1,
+            895,
+            896,
+            897,
+            1023,
+            1024,
+            1025,
+            5000,
+            MAX_METADATA_BYTES,
+        ] {
             write(&store, &key, &most[..len]).unwrap();
             let value = store.get("key").unwrap().unwrap();
             assert!(value.metadata() == &most[..len], "{name} {len}");
@@ -225,7 +234,7 @@ fn metadata_have_a_limit() {
 fn metadata_that_are_refused_leave_those_from_before() {
     let dir = in_memory();
     let store = store_in(dir.path());
-    let too_much = vec![0; MOST_METADATA + 1];
+    let too_much = vec![0; MAX_METADATA_BYTES + 1];
     let value = store.set("key", |w| {
         w.set_metadata(b"small")?;
         w.set_metadata(&too_much).unwrap_err();
@@ -499,7 +508,7 @@ fn new_metadata_leave_the_value() {
         (Labelled::new("key", ""), &b"new"[..], "a label"),
         (
             Labelled::new("key", "renamed"),
-            &[b'm'; MOST_METADATA],
+            &[b'm'; MAX_METADATA_BYTES],
             "renamed",
         ),
         (Labelled::new("key", ""), b"", "renamed"),
