@@ -35,7 +35,7 @@ impl Kind {
     }
 }
 
-pub(crate) const KINDS: [Kind; 15] = [
+pub(crate) const KINDS: [Kind; 16] = [
     Kind {
         name: "hit",
         goals: &[("read_into", 1.30), ("get + read", 1.45)],
@@ -100,6 +100,11 @@ pub(crate) const KINDS: [Kind; 15] = [
         name: "hit, sealed, 4 MiB",
         goals: &[("sealed, read_into", 1.05)],
         measure: verified::large_hit,
+    },
+    Kind {
+        name: "set, sealed without durability",
+        goals: &[],
+        measure: verified::set,
     },
     Kind {
         name: "verified write, 64 MiB",

@@ -113,6 +113,28 @@ pub(crate) fn write(dir: &Path, turns: usize) -> Vec<Figure> {
     in_turn(turns, 1, &mut ways)
 }
 
+/// What sealing makes superfluous: plain values made durable, beside sealed ones that are not.
+pub(crate) fn set(dir: &Path, turns: usize) -> Vec<Figure> {
+    const KEYS: usize = 200;
+    let keys = keys(KEYS);
+    let bytes = [7; SMALL];
+    let set = |name: &str, sealed: bool, durability: Durability| {
+        let options = StoreOptions::new().durability(durability);
+        let store = options.sealed(sealed).open_file_store(dir.join(name));
+        let store = store.unwrap();
+        let keys = &keys;
+        round_robin(KEYS, move |n| {
+            store.set(&keys[n], |w| Ok(w.write_all(&bytes)?)).unwrap();
+        })
+    };
+    let mut ways = [
+        ("plain, Data", set("durable", false, Durability::Data)),
+        ("plain, None", set("plain", false, Durability::None)),
+        ("sealed, None", set("sealed", true, Durability::None)),
+    ];
+    in_turn(turns, 50, &mut ways)
+}
+
 /// A tree of 2,000 files of 64 KiB.
 pub(crate) fn tree(dir: &Path, turns: usize) -> Vec<Figure> {
     let options = StoreOptions::new().durability(Durability::None);

@@ -21,8 +21,10 @@ pub(crate) mod host;
 pub(crate) mod inherit;
 pub(crate) mod notify;
 pub(crate) mod temp;
+mod writeback;
 
 pub(crate) use dir::{Dir, stat_base};
+pub(crate) use writeback::begin_to_write;
 
 /// Runs one system call: past the seam, and again when a signal interrupts it.
 fn retried<T, E: Into<io::Error>>(
@@ -177,25 +179,6 @@ pub(crate) fn fchmod(file: &File, mode: u32) -> io::Result<()> {
 pub(crate) fn fstamp(file: &File, stamp: Stamp) -> io::Result<()> {
     retried("futime", || rustix::fs::futimens(file, &stamp.now()))
 }
-
-/// Has the system begin to write a file's bytes to the disk, and waits for nothing. Makes nothing
-/// durable, and takes no error away from the sync that does.
-#[cfg(target_os = "linux")]
-pub(crate) fn begin_to_write(file: &File) {
-    use std::os::fd::AsRawFd;
-    let _ = retried("sync-range", || {
-        let flags = libc::SYNC_FILE_RANGE_WRITE;
-        // SAFETY: a descriptor that is open for as long as `file` is, and numbers.
-        #[allow(unsafe_code)]
-        match unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, flags) } {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
-        }
-    });
-}
-
-#[cfg(not(target_os = "linux"))]
-pub(crate) fn begin_to_write(_file: &File) {}
 
 /// Makes a file's bytes, and what is needed to read them, durable.
 pub(crate) fn sync_data(file: &File) -> io::Result<()> {
