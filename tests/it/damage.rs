@@ -14,12 +14,12 @@ use rustix::fs::{Gid, Uid};
 
 use crate::sealed_file::{CHECK_LEN, SealedFile, WITNESS_LEN, Witness, here, publish};
 use crate::support::{
-    Start, Worker, chmod, in_memory, is_root, listing, mode, reachable_exe, skipped, snapshot,
+    Start, Worker, chmod, eventually, in_memory, is_root, listing, mode, reachable_exe, skipped,
+    snapshot,
 };
 use crate::worker::{hear, say};
 
 const HOLD: &str = "damage-hold";
-const LOOK: &str = "damage-look";
 const USE: &str = "damage-use";
 
 const ANOTHER_BOOT: Witness = [9; WITNESS_LEN];
@@ -29,7 +29,6 @@ const BARRIER: u8 = 1;
 pub(crate) fn play(role: &str, args: &[&str]) -> bool {
     match role {
         HOLD => hold(args),
-        LOOK => look(args),
         USE => use_value(args),
         _ => return false,
     }
@@ -44,19 +43,6 @@ fn hold(args: &[&str]) {
     hear();
     drop(lock);
     say("released");
-}
-
-/// BASE LAST: opens `key` again and again until it is LAST, which it says.
-fn look(args: &[&str]) {
-    let store = KVFileStore::new(args[0]).unwrap();
-    say("looking");
-    loop {
-        match store.read("key").unwrap() {
-            Some(read) if read == args[1].as_bytes() => break say(args[1]),
-            Some(read) => assert!(read.is_ascii(), "a damaged value was read"),
-            None => {}
-        }
-    }
 }
 
 /// BASE: says what `key` is, or `absent`. BASE TEXT: writes it first, without a barrier.
@@ -271,38 +257,38 @@ fn what_is_damaged_stays_where_it_may_not_be_taken_away() {
 /// Who has found a damaged value takes away that one, and not what has replaced it meanwhile.
 #[test]
 fn what_replaces_a_damaged_value_stays() {
-    const TURNS: u32 = 300;
+    const LEN: usize = 64 * 1024 * 1024; // so long that there is time to replace it while it is checked
     let dir = in_memory();
     let store = store_in(dir.path(), Verify::Never);
-    let mut damaged = hello().bytes("key");
-    *damaged.last_chunk_mut::<WITNESS_LEN>().unwrap() = ANOTHER_BOOT;
-    damaged[0] = 0xff;
-    let last = (TURNS - 1).to_string();
-    let args = [dir.path().to_str().unwrap(), &last];
-    let mut looking: Vec<_> = (0..3).map(|_| Worker::start(LOOK, &args)).collect();
-    for worker in &mut looking {
-        worker.expect("looking");
-    }
-    let staged = dir.path().join("damaged");
-    for turn in 0..TURNS {
-        fs::write(&staged, &damaged).unwrap();
-        fs::create_dir_all(value_of(&store).parent().unwrap()).unwrap();
-        if fs::rename(&staged, value_of(&store)).is_err() {
-            continue; // the directories were just taken away, with what was in them
-        }
-        let text = turn.to_string();
-        store
-            .set("key", |w| Ok(w.write_all(text.as_bytes())?))
-            .unwrap();
-        for _ in 0..20 {
-            assert_eq!(store.read("key").unwrap().unwrap(), text.as_bytes());
-        }
-    }
-    store.set("key", text(last.as_bytes())).unwrap();
-    for worker in &mut looking {
-        worker.expect(&last);
-        worker.finish();
-    }
+    let mut value = vec![0; LEN];
+    value[0] = 1;
+    let file = SealedFile {
+        value: &value,
+        witness: ANOTHER_BOOT,
+        ..SealedFile::default()
+    };
+    let whole = file.bytes("key");
+    publish(b"", dir.path(), "key");
+    let path = value_of(&store);
+    chmod(&path, 0o644);
+    let file = File::options().write(true).open(&path).unwrap();
+    file.write_all_at(&whole[LEN..], LEN as u64).unwrap(); // and zeros before it
+    drop(file);
+
+    let mut reader = Worker::start(USE, &[dir.path().to_str().unwrap()]);
+    let open = format!("/proc/{}/fd", reader.pid());
+    let is_open = || {
+        let mut files = fs::read_dir(&open).ok()?.flatten();
+        files.find(|file| fs::read_link(file.path()).is_ok_and(|file| file == path))
+    };
+    // If it is gone, the reader was faster than this test, which then shows nothing.
+    eventually("to have the value open", || {
+        is_open().is_some() || !path.exists()
+    });
+    store.set("key", text(b"new")).unwrap();
+    reader.expect("absent");
+    reader.finish();
+    assert_eq!(store.read("key").unwrap().unwrap(), b"new");
 }
 
 #[test]
