@@ -123,6 +123,10 @@ impl Files {
                 let refused = open(&base, &options().shared(other_share));
                 return assert_eq!(refused.unwrap_err().kind(), ErrorKind::FormatMismatch);
             }
+            Reopening::OtherFormat => {
+                let refused = open(&base, &options().sealed(!self.sealed));
+                return assert_eq!(refused.unwrap_err().kind(), ErrorKind::FormatMismatch);
+            }
             Reopening::OtherKind => {
                 let refused = options().open_dir_store(&base);
                 return assert_eq!(refused.unwrap_err().kind(), ErrorKind::FormatMismatch);

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use arbitrary::Arbitrary;
 use larder::{Durability, ErrorKind, KVFileLock, KVFileStore, PathKey, Share};
-use larder::{Error, StoreOptions, Value, Wait};
+use larder::{Error, Integrity, StoreOptions, Value, Wait};
 
 use crate::body::{Body, bytes_of};
 use crate::keys::{self, Key};
@@ -19,6 +19,9 @@ mod locked;
 mod unlocked;
 
 const MOST_OPERATIONS: usize = 32;
+
+/// What follows a sealed value at least.
+const FOOTER_LEN: usize = 128;
 
 /// What to do with a store.
 #[derive(Arbitrary, Debug)]
@@ -94,6 +97,7 @@ enum Reopening {
     OtherShare,
     OtherKind,
     AlwaysTouching,
+    OtherFormat,
 }
 
 /// What processes that were killed can have left.
@@ -120,6 +124,7 @@ enum Place {
 struct Files {
     scratch: Scratch,
     share: Share,
+    sealed: bool,
     store: KVFileStore,
     /// What is in a store in which there is nothing.
     fresh: BTreeMap<PathBuf, (Thing, u32)>,
@@ -133,24 +138,36 @@ struct Files {
     buffer: Vec<u8>,
 }
 
-/// Runs a scenario. Panics where the store and the model differ.
+/// Runs a scenario on a raw store, and on a sealed one. Panics where a store and the model differ.
 pub fn run(scenario: &Scenario) {
-    let mut files = Files::new(scenario.shared);
-    for operation in scenario.operations.iter().take(MOST_OPERATIONS) {
-        files.apply(operation);
+    for sealed in [false, true] {
+        let mut files = Files::new(scenario.shared, sealed);
+        for operation in scenario.operations.iter().take(MOST_OPERATIONS) {
+            files.apply(operation);
+        }
+        files.finish();
     }
-    files.finish();
+}
+
+/// Whether this is what a value's file is to be.
+fn is_file_of(written: &[u8], bytes: &[u8], sealed: bool) -> bool {
+    match sealed {
+        true => written.starts_with(bytes) && written.len() >= bytes.len() + FOOTER_LEN,
+        false => written == bytes,
+    }
 }
 
 impl Files {
-    fn new(shared: bool) -> Self {
+    fn new(shared: bool, sealed: bool) -> Self {
         let scratch = Scratch::new();
         let share = if shared { Share::Group } else { Share::Private };
-        let store = open(&scratch.base(), &options().shared(share)).unwrap();
+        let options = options().shared(share).sealed(sealed);
+        let store = open(&scratch.base(), &options).unwrap();
         Files {
             fresh: listing(&scratch.base()),
             scratch,
             share,
+            sealed,
             store,
             model: BTreeMap::new(),
             held: BTreeMap::new(),
@@ -218,6 +235,7 @@ impl Files {
 
     fn finish(mut self) {
         self.held.clear();
+        assert_eq!(self.store.damaged_values(), 0);
         for (mut value, bytes) in std::mem::take(&mut self.kept) {
             assert_eq!(bytes_of(&mut value), bytes, "a reader's value changed");
         }
@@ -225,6 +243,13 @@ impl Files {
             if self.place(key, None) == Place::Free {
                 let read = self.store.read(&key).unwrap();
                 assert_eq!(read.as_ref(), self.model.get(&key.key()), "{key:?}");
+                let known = if self.sealed {
+                    Integrity::Whole
+                } else {
+                    Integrity::Unknown
+                };
+                let verified = self.store.verify(&key).unwrap();
+                assert_eq!(verified, read.map(|_| known), "{key:?}");
             }
         }
         self.check_entries();
@@ -245,12 +270,16 @@ impl Files {
         let mut found = listing(&self.scratch.base());
         for (path, bytes) in &self.model {
             let (thing, mode) = found.remove(path).expect("a value is not there");
-            assert_eq!(thing, Thing::File(bytes.clone()), "{path:?}");
-            let sealed = match self.share {
+            let is_whole = match &thing {
+                Thing::File(written) => is_file_of(written, bytes, self.sealed),
+                _ => false,
+            };
+            assert!(is_whole, "{path:?}: {thing:?}");
+            let closed = match self.share {
                 Share::Group => mode & 0o262 == 0o060,
                 _ => mode & 0o222 == 0,
             };
-            assert!(sealed, "{path:?} has mode {mode:o}");
+            assert!(closed, "{path:?} has mode {mode:o}");
         }
         for path in self.model.keys() {
             for dir in above(path) {

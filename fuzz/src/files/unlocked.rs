@@ -210,7 +210,13 @@ pub(super) fn check(mut value: Value, outcome: Outcome) -> Vec<u8> {
     let bytes = bytes_of(&mut value);
     assert_eq!(value.len(), bytes.len() as u64);
     assert!(value.metadata().is_empty());
-    assert_eq!(std::fs::read(value.raw_path().unwrap()).unwrap(), bytes);
+    match value.digest() {
+        None => assert_eq!(std::fs::read(value.raw_path().unwrap()).unwrap(), bytes),
+        Some(_) => {
+            let refused = value.raw_path().unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::Unsupported);
+        }
+    }
     bytes
 }
 
