@@ -196,7 +196,8 @@ impl Footer {
             return Err(NoFooter::FromTheFuture(why));
         }
         let (metadata, label) = (fields.metadata_len(), fields.label_len());
-        if metadata + label + FOOTER_LEN != trailer.len()
+        let lens = metadata.checked_add(label);
+        if lens.and_then(|lens| lens.checked_add(FOOTER_LEN)) != Some(trailer.len())
             || fields.len().checked_add(trailer.len() as u64) != Some(file_len)
         {
             return Err(NoFooter::Damaged);

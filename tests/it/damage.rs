@@ -21,6 +21,7 @@ use crate::worker::{hear, say};
 
 const HOLD: &str = "damage-hold";
 const USE: &str = "damage-use";
+const LIST: &str = "damage-list";
 
 const ANOTHER_BOOT: Witness = [9; WITNESS_LEN];
 const BARRIER: u8 = 1;
@@ -30,6 +31,12 @@ pub(crate) fn play(role: &str, args: &[&str]) -> bool {
     match role {
         HOLD => hold(args),
         USE => use_value(args),
+        LIST => {
+            // BASE: says how long each entry is.
+            let store = KVFileStore::new(args[0]).unwrap();
+            let lens = store.entries().map(|entry| entry.unwrap().len());
+            say(&format!("{:?}", lens.collect::<Vec<_>>()));
+        }
         _ => return false,
     }
     true
@@ -636,6 +643,13 @@ fn its_owner_marks_a_value_and_others_check_for_themselves() {
     assert_eq!(said_to(ANN, &[base_text]), "hello");
     assert_eq!(fs::read(&path).unwrap(), whole);
     assert_eq!(identity(&path), before);
+
+    // Who may not read it is told that it is there, and no more.
+    chmod(&path, 0o400);
+    let mut worker = Start::as_user(BOB, BOB, &exe).worker(LIST, &[base_text]);
+    worker.expect("[None]");
+    worker.finish();
+    chmod(&path, before.1);
 
     // And of what is torn, both see nothing; only who may write takes it away.
     file.write_all_at(&ANOTHER_BOOT, at).unwrap();
