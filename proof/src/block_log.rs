@@ -10,13 +10,15 @@ mod replay;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 
-use crate::check::{Check, Tally};
+use crate::check::Check;
 use crate::expect::{self, Begun};
 use crate::image::{self, FileSystem, Mounted};
+use crate::look::Boot;
 use crate::scratch;
 use crate::survives::Survives;
+use crate::tally::Tally;
 use crate::writers::{Load, Record, STEPS};
 use recording::Recorder;
 use replay::Replay;
@@ -125,12 +127,12 @@ impl Bench<'_> {
                 })?;
             }
         }
-        if self.survives == Survives::None && tally.torn == 0 && chosen.len() >= ENOUGH_POINTS {
-            bail!("no value was torn, so nothing is known: this detects nothing");
+        if chosen.len() >= ENOUGH_POINTS {
+            tally.detects(self.survives)?;
         }
         Ok(format!(
             "{} entries and {} flushes in {:.1} s, {} operations acknowledged; {} points in {:.1} s, \
-             each also with a part of what follows, {} keys checked: {} torn, {} lost, {} absent",
+             each also with a part of what follows:{tally}",
             replay.len(),
             flushes.len(),
             recorded.as_secs_f64(),
@@ -140,10 +142,6 @@ impl Bench<'_> {
                 .count(),
             chosen.len(),
             (started.elapsed() - recorded).as_secs_f64(),
-            tally.keys,
-            tally.torn,
-            tally.lost,
-            tally.absent,
         ))
     }
 
@@ -204,6 +202,7 @@ impl Bench<'_> {
             expected: &expect::expected(self.survives, &expect::all_absent(), &begun),
             number: 3 * STEPS,
             seed,
+            boot: Boot::by_turns(seed),
         };
         let (tally, _) = check.run()?;
         mounted.unmount()?;

@@ -12,16 +12,33 @@ use std::path::{Path, PathBuf};
 pub(crate) const HEADER: usize = 32;
 const MAGIC: &[u8; 8] = b"larder-p";
 
+/// In place of a file's number.
+const METADATA: usize = 0xffff;
+
 /// From this many files on, the library makes a tree durable by one `syncfs`.
 const MANY_FILES: usize = 64;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Kind {
-    File,
+    Raw,
+    Sealed,
     Tree,
 }
 
-/// A key of one of the two stores. Only one process writes it, so the order of its operations is
+impl Kind {
+    pub(crate) const ALL: [Kind; 3] = [Kind::Raw, Kind::Sealed, Kind::Tree];
+
+    /// The directory of its store.
+    pub(crate) fn store(self) -> &'static str {
+        match self {
+            Kind::Raw => "raw",
+            Kind::Sealed => "sealed",
+            Kind::Tree => "trees",
+        }
+    }
+}
+
+/// A key of one of the stores. Only one process writes it, so the order of its operations is
 /// known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Key {
@@ -33,7 +50,8 @@ pub(crate) struct Key {
 impl Key {
     pub(crate) fn name(self) -> String {
         let kind = match self.kind {
-            Kind::File => "file",
+            Kind::Raw => "raw",
+            Kind::Sealed => "sealed",
             Kind::Tree => "tree",
         };
         format!("{kind}-{}-{}", self.writer, self.index)
@@ -41,8 +59,12 @@ impl Key {
 
     /// Where a content belongs: this key, and for a tree the file in it.
     pub(crate) fn place(self, file: usize) -> u64 {
-        let kind = u64::from(self.kind == Kind::Tree);
+        let kind = self.kind as u64;
         (kind << 48) | (u64::from(self.writer) << 40) | (u64::from(self.index) << 32) | file as u64
+    }
+
+    pub(crate) fn metadata_place(self) -> u64 {
+        self.place(METADATA)
     }
 }
 
@@ -63,6 +85,13 @@ pub(crate) fn bytes(number: u64, place: u64, len: usize) -> Vec<u8> {
     }
     bytes.truncate(len);
     bytes
+}
+
+/// The metadata that an operation gives a sealed value: in some, more than is read with the footer at
+/// once.
+pub(crate) fn metadata(number: u64, key: Key) -> Vec<u8> {
+    let len = HEADER + (number % 1500) as usize;
+    bytes(number, key.metadata_place(), len)
 }
 
 /// Which operation wrote these bytes, and for which place. `None`: no operation wrote them as they

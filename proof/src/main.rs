@@ -12,13 +12,16 @@ mod expect;
 mod history;
 mod image;
 mod kernel;
+mod look;
 mod orphan;
 mod plan;
 mod power;
 mod residue;
 mod scratch;
+mod stores;
 mod survives;
 mod system_calls;
+mod tally;
 mod workload;
 mod writers;
 
@@ -54,6 +57,9 @@ enum Way {
     /// Be a process that a power cut takes
     #[command(hide = true)]
     Workload(workload::Options),
+    /// Be a process that sees what a power cut left
+    #[command(hide = true)]
+    Look(look::Options),
 }
 
 fn main() -> ExitCode {
@@ -76,5 +82,6 @@ fn run(way: Way) -> anyhow::Result<()> {
         Way::Process(options) => history::process::run(&options),
         Way::Endurance(options) => endurance::run(options),
         Way::Workload(options) => workload::run(options),
+        Way::Look(options) => look::run(&options),
     }
 }

@@ -3,7 +3,7 @@
 
 use crate::content::{HEADER, Key, Kind};
 
-/// Keys of each writer in the store of files, and in that of trees.
+/// Keys of each writer in each of the two stores of files, and in that of trees.
 const FILES: u8 = 8;
 const TREES: u8 = 5;
 pub(crate) const WRITERS: u8 = 2;
@@ -12,11 +12,12 @@ pub(crate) const WRITERS: u8 = 2;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
     Absent,
-    /// What the operation of this number wrote. An empty value bears no number, so that two of them
-    /// are the same.
+    /// What the operation of this number wrote, and of that one its metadata, if it is sealed. An empty
+    /// value bears no number, so that two of them are the same.
     Value {
         number: u64,
         len: usize,
+        metadata: u64,
     },
     Tree {
         number: u64,
@@ -24,9 +25,15 @@ pub(crate) enum State {
 }
 
 impl State {
-    pub(crate) fn value(number: u64, len: usize) -> Self {
-        let number = if len == 0 { 0 } else { number };
-        State::Value { number, len }
+    pub(crate) fn written(number: u64, key: Key, len: usize) -> Self {
+        State::Value {
+            number: if len == 0 { 0 } else { number },
+            len,
+            metadata: match key.kind {
+                Kind::Sealed => number,
+                Kind::Raw | Kind::Tree => 0,
+            },
+        }
     }
 }
 
@@ -35,6 +42,8 @@ impl State {
 pub(crate) enum Effect {
     Put(State),
     PutIfAbsent(State),
+    /// Gives what is there the metadata of this operation.
+    Describe(u64),
     Remove,
 }
 
@@ -44,6 +53,14 @@ impl Effect {
             Effect::Put(state) => state,
             Effect::PutIfAbsent(state) if before == State::Absent => state,
             Effect::PutIfAbsent(_) => before,
+            Effect::Describe(metadata) => match before {
+                State::Value { number, len, .. } => State::Value {
+                    number,
+                    len,
+                    metadata,
+                },
+                absent => absent,
+            },
             Effect::Remove => State::Absent,
         }
     }
@@ -62,6 +79,10 @@ pub(crate) enum Action {
         len: usize,
     },
     Remove,
+    /// A look, which may note in a sealed value that it was found whole.
+    Read,
+    /// Other metadata for the sealed value that is there.
+    Describe,
     Batch(Vec<(Key, usize)>),
     ReplaceTree,
     GetOrSetTree,
@@ -81,10 +102,10 @@ impl Step {
     /// The step of this number. Of a hundred of them, `trees` are about trees.
     pub(crate) fn planned(seed: u64, writer: u8, trees: u8, number: u64) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        let kind = if rng.u8(..100) < trees {
-            Kind::Tree
-        } else {
-            Kind::File
+        let kind = match rng.u8(..100) {
+            share if share < trees => Kind::Tree,
+            _ if rng.bool() => Kind::Sealed,
+            _ => Kind::Raw,
         };
         let key = |index| Key {
             kind,
@@ -93,14 +114,16 @@ impl Step {
         };
         let by_file_system = rng.u8(..4) == 0;
         let (index, action) = match kind {
-            Kind::File => {
+            Kind::Raw | Kind::Sealed => {
                 let index = rng.u8(..FILES);
                 let len = length(&mut rng, index);
                 let action = match rng.u8(..100) {
-                    0..40 => Action::Set { len },
-                    40..58 => Action::GetOrSet { len },
-                    58..68 => Action::Locked { len },
-                    68..82 => Action::Remove,
+                    0..36 => Action::Set { len },
+                    36..54 => Action::GetOrSet { len },
+                    54..62 => Action::Locked { len },
+                    62..74 => Action::Remove,
+                    74..78 => Action::Read,
+                    78..84 if kind == Kind::Sealed => Action::Describe,
                     _ => {
                         let count = usize::from(rng.u8(2..=FILES));
                         let indices = rng.choose_multiple(0..FILES, count).into_iter();
@@ -135,13 +158,15 @@ impl Step {
         let number = self.number;
         let effect = match &self.action {
             Action::Batch(values) => {
-                let put = |&(key, len)| (key, Effect::Put(State::value(number, len)));
+                let put = |&(key, len)| (key, Effect::Put(State::written(number, key, len)));
                 return values.iter().map(put).collect();
             }
             &Action::Set { len } | &Action::Locked { len } => {
-                Effect::Put(State::value(number, len))
+                Effect::Put(State::written(number, self.key, len))
             }
-            &Action::GetOrSet { len } => Effect::PutIfAbsent(State::value(number, len)),
+            &Action::GetOrSet { len } => Effect::PutIfAbsent(State::written(number, self.key, len)),
+            Action::Describe => Effect::Describe(number),
+            Action::Read => return Vec::new(),
             Action::ReplaceTree => Effect::Put(State::Tree { number }),
             Action::GetOrSetTree => Effect::PutIfAbsent(State::Tree { number }),
             Action::Remove | Action::RemoveTree => Effect::Remove,
@@ -164,12 +189,15 @@ fn length(rng: &mut fastrand::Rng, index: u8) -> usize {
 /// All keys of all writers.
 pub(crate) fn keys() -> impl Iterator<Item = Key> {
     (0..WRITERS).flat_map(|writer| {
-        let files = (0..FILES).map(move |index| (Kind::File, index));
+        let raw = (0..FILES).map(move |index| (Kind::Raw, index));
+        let sealed = (0..FILES).map(move |index| (Kind::Sealed, index));
         let trees = (0..TREES).map(move |index| (Kind::Tree, index));
-        files.chain(trees).map(move |(kind, index)| Key {
-            kind,
-            writer,
-            index,
-        })
+        raw.chain(sealed)
+            .chain(trees)
+            .map(move |(kind, index)| Key {
+                kind,
+                writer,
+                index,
+            })
     })
 }

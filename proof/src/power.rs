@@ -10,13 +10,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
-use crate::check::{Check, Tally};
+use crate::check::Check;
 use crate::expect::{self, Begun, Settled};
 use crate::image::{self, FileSystem, Mounted};
 use crate::kernel;
+use crate::look::Boot;
 use crate::plan::Step;
 use crate::scratch;
 use crate::survives::Survives;
+use crate::tally::Tally;
 use crate::writers::{Load, STEPS, Writers};
 
 const IMAGE_BYTES: u64 = 600 << 20;
@@ -67,22 +69,17 @@ pub(crate) fn run(options: Options) -> anyhow::Result<()> {
             )));
         }
     }
-    let Tally {
-        keys,
-        torn,
-        lost,
-        absent,
-    } = bench.tally;
     println!(
-        "{title}: {} cuts in {:.1} s, {} operations acknowledged, {keys} keys checked: {torn} torn, \
-         {lost} lost, {absent} absent",
+        "{title}: {} cuts in {:.1} s, {} operations acknowledged:{}",
         options.cuts,
         started.elapsed().as_secs_f64(),
-        bench.acknowledged
+        bench.acknowledged,
+        bench.tally
     );
-    if options.durability == Survives::None && torn == 0 {
-        bail!("{title}: no value was torn, so nothing is known: this detects nothing");
-    }
+    bench
+        .tally
+        .detects(options.durability)
+        .context(title.clone())?;
     if bench.acknowledged == 0 {
         bail!("{title}: no operation came to its end, so nothing had to be there");
     }
@@ -176,6 +173,7 @@ impl Bench {
             expected: &expect::expected(self.survives, &self.settled, &begun),
             number: first + 3 * STEPS,
             seed: self.rng.u64(..),
+            boot: Boot::by_turns(cut),
         };
         let (tally, settled) = check.run()?;
         self.tally += tally;

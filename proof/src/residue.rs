@@ -10,13 +10,13 @@ use larder::PathKey;
 
 use crate::content::{Key, Kind};
 
-const STORES: [(Kind, &str); 2] = [(Kind::File, "files"), (Kind::Tree, "trees")];
 const OWN: [&str; 3] = ["CACHEDIR.TAG", "larder-store", "gc.lock"];
 
 /// Compares all that is below the stores' directories, but for what is in trees, with what should
 /// be there when these keys have values.
 pub(crate) fn compare(caches: &Path, present: &BTreeSet<Key>) -> anyhow::Result<()> {
-    for (kind, store) in STORES {
+    for kind in Kind::ALL {
+        let store = kind.store();
         let mut wanted: BTreeSet<PathBuf> = OWN.iter().map(PathBuf::from).collect();
         wanted.insert("tmp".into());
         let mut trees = BTreeSet::new();
@@ -34,7 +34,7 @@ pub(crate) fn compare(caches: &Path, present: &BTreeSet<Key>) -> anyhow::Result<
         let missing: Vec<_> = wanted.difference(&found).collect();
         ensure!(
             left.is_empty() && missing.is_empty(),
-            "the store of {store} has residue {left:?}, and lacks {missing:?}"
+            "the store {store} has residue {left:?}, and lacks {missing:?}"
         );
     }
     Ok(())
@@ -42,11 +42,11 @@ pub(crate) fn compare(caches: &Path, present: &BTreeSet<Key>) -> anyhow::Result<
 
 /// The files that every store has are whole as soon as it is open.
 pub(crate) fn own_files(caches: &Path) -> anyhow::Result<()> {
-    for (_, store) in STORES {
+    for store in Kind::ALL.map(Kind::store) {
         let tag = fs::read(caches.join(store).join("CACHEDIR.TAG"))?;
         ensure!(
             tag.starts_with(b"Signature: 8a477f597d28d172789f06886806bc55\n"),
-            "the store of {store} has a CACHEDIR.TAG that is torn ({} bytes)",
+            "the store {store} has a CACHEDIR.TAG that is torn ({} bytes)",
             tag.len()
         );
     }

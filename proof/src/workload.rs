@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
-use larder::{Barrier, KVDirStore, KVFileStore, StoreOptions};
+use larder::{Barrier, StoreOptions};
 
-use crate::content::{self, Key};
+use crate::content::{self, Kind};
 use crate::plan::{Action, Step};
+use crate::stores::{self, Stores};
 use crate::survives::Survives;
 
 #[derive(Debug, clap::Args)]
@@ -102,12 +103,6 @@ fn disturb(caches: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The stores, opened once with the default barriers and once with those that are one `syncfs`.
-struct Stores {
-    files: [KVFileStore; 2],
-    trees: [KVDirStore; 2],
-}
-
 fn write(options: &Options, writer: u8) -> anyhow::Result<()> {
     let log = options.log.as_ref().map(File::open).transpose()?;
     let entries = || match &log {
@@ -116,17 +111,10 @@ fn write(options: &Options, writer: u8) -> anyhow::Result<()> {
     };
     let default = StoreOptions::new().durability(options.durability.durability());
     let by_file_system = default.clone().barrier(Barrier::FileSystem);
-    let (files, trees) = (options.caches.join("files"), options.caches.join("trees"));
-    let stores = Stores {
-        files: [
-            default.open_file_store(&files)?,
-            by_file_system.open_file_store(&files)?,
-        ],
-        trees: [
-            default.open_dir_store(&trees)?,
-            by_file_system.open_dir_store(&trees)?,
-        ],
-    };
+    let stores = [
+        Stores::open(&options.caches, &default)?,
+        Stores::open(&options.caches, &by_file_system)?,
+    ];
     let mut stdout = io::stdout().lock();
     let mut report = |moment, number| -> anyhow::Result<()> {
         let report = Report {
@@ -141,7 +129,8 @@ fn write(options: &Options, writer: u8) -> anyhow::Result<()> {
     for number in options.first.. {
         let step = Step::planned(options.seed, writer, options.trees, number);
         report(Moment::Begin, number)?;
-        stores.take(&step).with_context(|| format!("{step:?}"))?;
+        let stores = &stores[usize::from(step.by_file_system)];
+        take(stores, &step).with_context(|| format!("{step:?}"))?;
         report(Moment::Done, number)?;
         if options.durability == Survives::None {
             std::thread::sleep(Duration::from_micros(rng.u64(..1500)));
@@ -150,47 +139,51 @@ fn write(options: &Options, writer: u8) -> anyhow::Result<()> {
     Ok(())
 }
 
-impl Stores {
-    fn take(&self, step: &Step) -> anyhow::Result<()> {
-        let files = &self.files[usize::from(step.by_file_system)];
-        let trees = &self.trees[usize::from(step.by_file_system)];
-        let name = &step.key.name();
-        let bytes = |key: Key, len| content::bytes(step.number, key.place(0), len);
-        let make = |at: &Path| -> anyhow::Result<()> {
-            Ok(content::write_tree(
-                at,
-                &content::tree(step.number, step.key),
-            )?)
-        };
-        match &step.action {
-            &Action::Set { len } => {
-                files.set(name, |w| Ok(w.write_all(&bytes(step.key, len))?))?;
+fn take(stores: &Stores, step: &Step) -> anyhow::Result<()> {
+    let &Step { number, key, .. } = step;
+    let files = stores.files(key.kind);
+    let trees = &stores.trees;
+    let name = &key.name();
+    let make = |at: &Path| Ok(content::write_tree(at, &content::tree(number, key))?);
+    match &step.action {
+        &Action::Set { len } => {
+            files.set(name, |w| stores::write(w, number, key, len))?;
+        }
+        &Action::GetOrSet { len } => {
+            files.get_or_set(name, |w| stores::write(w, number, key, len))?;
+        }
+        &Action::Locked { len } => {
+            let lock = files.lock(name)?;
+            let mut locked = lock.begin()?;
+            locked.write_all(&content::bytes(number, key.place(0), len))?;
+            if key.kind == Kind::Sealed {
+                locked.set_metadata(&content::metadata(number, key))?;
             }
-            &Action::GetOrSet { len } => {
-                files.get_or_set(name, |w| Ok(w.write_all(&bytes(step.key, len))?))?;
-            }
-            &Action::Locked { len } => {
-                let lock = files.lock(name)?;
-                let mut locked = lock.begin()?;
-                locked.write_all(&bytes(step.key, len))?;
-                locked.commit()?;
-            }
-            Action::Remove => {
-                files.remove(name)?;
-            }
-            Action::Batch(values) => {
-                let mut batch = files.batch();
-                for &(key, len) in values {
-                    batch.set(&key.name(), |w| Ok(w.write_all(&bytes(key, len))?))?;
-                }
-                batch.commit()?;
-            }
-            Action::ReplaceTree => drop(trees.replace(name, make)?),
-            Action::GetOrSetTree => drop(trees.get_or_set(name, make)?),
-            Action::RemoveTree => {
-                trees.remove(name)?;
+            locked.commit()?;
+        }
+        Action::Remove => {
+            files.remove(name)?;
+        }
+        Action::Read => {
+            files.read(name)?;
+        }
+        Action::Describe => {
+            if let Some(lock) = files.lock_if_exists(name)? {
+                lock.set_metadata(&content::metadata(number, key))?;
             }
         }
-        Ok(())
+        Action::Batch(values) => {
+            let mut batch = files.batch();
+            for &(key, len) in values {
+                batch.set(&key.name(), |w| stores::write(w, number, key, len))?;
+            }
+            batch.commit()?;
+        }
+        Action::ReplaceTree => drop(trees.replace(name, make)?),
+        Action::GetOrSetTree => drop(trees.get_or_set(name, make)?),
+        Action::RemoveTree => {
+            trees.remove(name)?;
+        }
     }
+    Ok(())
 }
