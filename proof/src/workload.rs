@@ -3,16 +3,20 @@
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
-use larder::{Barrier, StoreOptions};
+use larder::{Barrier, PathKey, StoreOptions};
+use rustix::fs::{Advice, fadvise};
 
-use crate::content::{self, Kind};
-use crate::plan::{Action, Step};
+use crate::content::{self, Key, Kind};
+use crate::plan::{self, Action, Step};
 use crate::stores::{self, Stores};
 use crate::survives::Survives;
+
+const PAGE_BYTES: u64 = 4096;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
@@ -84,15 +88,23 @@ pub(crate) fn run(options: Options) -> anyhow::Result<()> {
     crate::orphan::die_with_parent()?;
     match options.writer {
         Some(writer) => write(&options, writer),
-        None => Ok(disturb(&options.caches)?),
+        None => Ok(disturb(&options)?),
     }
 }
 
-/// Makes the journal commit what others renamed while their data is still in memory only. Ends when
-/// nobody listens any more.
-fn disturb(caches: &Path) -> io::Result<()> {
+/// Makes the journal commit what others renamed while their data is still in memory only, or the end of
+/// it is on disk and the beginning is not. Ends when nobody listens any more.
+fn disturb(options: &Options) -> io::Result<()> {
+    let caches = &options.caches;
     let mut file = File::create(caches.with_file_name("neighbour"))?;
+    let mut rng = fastrand::Rng::with_seed(options.seed);
+    let keys: Vec<Key> = plan::keys().collect();
     for round in 0_u64.. {
+        for _ in 0..4 {
+            let key = keys[rng.usize(..keys.len())];
+            let value = caches.join(key.kind.store()).join(key.name().key());
+            let _ = write_end_first(&value); // or it is none, or not there
+        }
         file.seek(SeekFrom::Start(round % 4096))?;
         file.write_all(&round.to_le_bytes())?;
         file.sync_all()?;
@@ -101,6 +113,14 @@ fn disturb(caches: &Path) -> io::Result<()> {
         std::thread::sleep(Duration::from_millis(2));
     }
     Ok(())
+}
+
+/// Has the system write the last page of a file, as it may at any time, and no other.
+fn write_end_first(value: &Path) -> io::Result<()> {
+    let file = File::open(value)?;
+    let last = file.metadata()?.len().saturating_sub(1) / PAGE_BYTES * PAGE_BYTES;
+    let whole_page = NonZeroU64::new(PAGE_BYTES);
+    Ok(fadvise(&file, last, whole_page, Advice::DontNeed)?)
 }
 
 fn write(options: &Options, writer: u8) -> anyhow::Result<()> {
