@@ -94,7 +94,7 @@ impl Check<'_> {
                 }
             }
             Found::Torn(how) => {
-                if !self.may_tear(expected) || key.kind == Kind::Sealed {
+                if !self.may_tear(expected) || key.kind != Kind::Raw {
                     bail!(violation(key, expected, &how));
                 }
                 counts.torn += 1;

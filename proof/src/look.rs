@@ -234,23 +234,28 @@ pub(crate) fn find(stores: &Stores, key: Key, turn: u64) -> anyhow::Result<Found
                 "the ways to read it do not agree"
             );
             let Some(bytes) = found else {
-                return Ok(match store.damaged_values() {
-                    now if now == damaged => Found::Whole(State::Absent),
-                    _ => Found::Refused,
-                });
+                return Ok(absent(store.damaged_values() > damaged));
             };
             let value = store.get(&name)?.context("it went while it was read")?;
             find_value(key, &bytes, value.metadata())
         }
         Kind::Tree => {
+            let damaged = stores.trees.damaged_trees();
             let Some(lease) = stores.trees.get(&key.name())? else {
-                return Ok(Found::Whole(State::Absent));
+                return Ok(absent(stores.trees.damaged_trees() > damaged));
             };
             Ok(match content::recognise_tree(&lease, key) {
                 Ok(number) => Found::Whole(State::Tree { number }),
                 Err(how) => Found::Torn(format!("a torn tree: {how}")),
             })
         }
+    }
+}
+
+fn absent(is_refused: bool) -> Found {
+    match is_refused {
+        true => Found::Refused,
+        false => Found::Whole(State::Absent),
     }
 }
 

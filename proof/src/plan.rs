@@ -86,6 +86,8 @@ pub(crate) enum Action {
     Batch(Vec<(Key, usize)>),
     ReplaceTree,
     GetOrSetTree,
+    /// A lease, which may note beside the tree that it was found whole.
+    ReadTree,
     RemoveTree,
 }
 
@@ -136,7 +138,8 @@ impl Step {
             Kind::Tree => {
                 let action = match rng.u8(..100) {
                     0..35 => Action::ReplaceTree,
-                    35..72 => Action::GetOrSetTree,
+                    35..68 => Action::GetOrSetTree,
+                    68..74 => Action::ReadTree,
                     _ => Action::RemoveTree,
                 };
                 (rng.u8(..TREES), action)
@@ -166,7 +169,7 @@ impl Step {
             }
             &Action::GetOrSet { len } => Effect::PutIfAbsent(State::written(number, self.key, len)),
             Action::Describe => Effect::Describe(number),
-            Action::Read => return Vec::new(),
+            Action::Read | Action::ReadTree => return Vec::new(),
             Action::ReplaceTree => Effect::Put(State::Tree { number }),
             Action::GetOrSetTree => Effect::PutIfAbsent(State::Tree { number }),
             Action::Remove | Action::RemoveTree => Effect::Remove,

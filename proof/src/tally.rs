@@ -24,8 +24,8 @@ pub(crate) struct Counts {
 pub(crate) struct Tally([Counts; Kind::ALL.len()]);
 
 impl Tally {
-    /// Without durability something must have been torn, of each kind; otherwise nothing is known of
-    /// what was not.
+    /// Without durability something must have been torn, of each kind, be it given out or not; otherwise
+    /// nothing is known of what is whole.
     pub(crate) fn detects(&self, survives: Survives) -> anyhow::Result<()> {
         for kind in Kind::ALL {
             let Counts { torn, refused, .. } = self[kind];

@@ -98,12 +98,12 @@ fn disturb(options: &Options) -> io::Result<()> {
     let caches = &options.caches;
     let mut file = File::create(caches.with_file_name("neighbour"))?;
     let mut rng = fastrand::Rng::with_seed(options.seed);
-    let keys: Vec<Key> = plan::keys().collect();
+    let keys: Vec<Key> = plan::keys().filter(|key| key.kind != Kind::Tree).collect();
     for round in 0_u64.. {
-        for _ in 0..4 {
+        for _ in 0..8 {
             let key = keys[rng.usize(..keys.len())];
             let value = caches.join(key.kind.store()).join(key.name().key());
-            let _ = write_end_first(&value); // or it is none, or not there
+            let _ = write_end_first(&value); // or it is not there
         }
         file.seek(SeekFrom::Start(round % 4096))?;
         file.write_all(&round.to_le_bytes())?;
@@ -201,6 +201,7 @@ fn take(stores: &Stores, step: &Step) -> anyhow::Result<()> {
         }
         Action::ReplaceTree => drop(trees.replace(name, make)?),
         Action::GetOrSetTree => drop(trees.get_or_set(name, make)?),
+        Action::ReadTree => drop(trees.get(name)?),
         Action::RemoveTree => {
             trees.remove(name)?;
         }
