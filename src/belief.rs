@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::digest;
+use crate::durable;
 use crate::error::{IoContext, Result};
 use crate::layout::EntryPath;
 use crate::lock::KeyLock;
@@ -168,6 +169,8 @@ fn mark(
     sidecar.standing.witness = witness;
     let staged = StagedFile::new(root)?;
     write(staged.file(), &sidecar, Some(manifest))?;
+    // It replaces one that is on the disk, and without which the tree would not be believed.
+    durable::data(staged.file())?;
     root.dir.rename(staged.path(), entry.sidecar())?;
     staged.into_published();
     Ok(())
