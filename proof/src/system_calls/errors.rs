@@ -11,6 +11,7 @@ pub(super) fn errors_of(call: &Call) -> Result<&'static [&'static str], &'static
         ],
         "open" | "openat" => &["EIO", "EACCES", "EMFILE", "ENFILE", "EINTR", "ENOMEM"],
         "write" | "pwrite64" => &["ENOSPC", "EIO", "EDQUOT", "EINTR", "EFBIG"],
+        "copy_file_range" => &["ENOSPC", "EIO", "EDQUOT", "EINTR", "EXDEV", "EOPNOTSUPP"],
         "fdatasync" | "fsync" | "syncfs" => &["EIO", "ENOSPC", "EDQUOT", "EINTR"],
         "renameat2" if has("RENAME_EXCHANGE") => {
             &["EINVAL", "EXDEV", "ENOSYS", "ENOSPC", "EIO", "EACCES"]

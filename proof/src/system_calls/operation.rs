@@ -1,5 +1,6 @@
 //! The operations: what each finds, what it leaves, and how it is called.
 
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -7,8 +8,8 @@ use anyhow::Context;
 use larder::PathKey;
 
 use super::store::{
-    BESIDE, KEYS, Kind, NEW, OLD, Setting, State, Store, fill, word_in, word_of, word_of_bytes,
-    write_pieces, write_value,
+    BESIDE, DESCRIBED, KEYS, Kind, NEW, OLD, Setting, State, Store, fill, word_in, word_of,
+    word_of_bytes, write_pieces, write_value,
 };
 
 type Act = fn(&Store) -> anyhow::Result<String>;
@@ -27,12 +28,15 @@ pub(super) struct Operation {
     act: Option<Act>,
     /// Whether dead processes have left something in the store.
     littered: bool,
+    /// Whether what is at the first key was published without a barrier, and before the last boot.
+    unchecked: bool,
 }
 
 const BARE: State = [None; 5];
 const NOTHING: State = one(None);
 const ONE_OLD: State = one(Some(OLD));
 const ONE_NEW: State = one(Some(NEW));
+const ONE_DESCRIBED: State = one(Some(DESCRIBED));
 
 const fn one(word: Option<&'static str>) -> State {
     [word, None, None, None, Some(OLD)]
@@ -55,12 +59,20 @@ fn files(name: &'static str, before: State, after: State, act: Act) -> Operation
         says: "done",
         act: Some(act),
         littered: false,
+        unchecked: false,
     }
 }
 
 fn trees(name: &'static str, before: State, after: State, act: Act) -> Operation {
     Operation {
         kind: Kind::Trees,
+        ..files(name, before, after, act)
+    }
+}
+
+fn sealed(name: &'static str, before: State, after: State, act: Act) -> Operation {
+    Operation {
+        kind: Kind::Sealed,
         ..files(name, before, after, act)
     }
 }
@@ -81,6 +93,13 @@ impl Operation {
         }
     }
 
+    fn unchecked(self) -> Self {
+        Operation {
+            unchecked: true,
+            ..self
+        }
+    }
+
     fn opening(self) -> Self {
         Operation { act: None, ..self }
     }
@@ -88,6 +107,7 @@ impl Operation {
     /// All of them.
     pub(super) fn all() -> Vec<Operation> {
         let mut all = all_of_files();
+        all.extend(all_of_sealed());
         all.extend(all_of_trees());
         all
     }
@@ -115,6 +135,12 @@ impl Operation {
         self.name == "tree-rename-by-hand"
     }
 
+    /// Whether something is to be there, or to be gone, that was not. (What is noted of a value that was
+    /// there need not be durable.)
+    pub(super) fn publishes(&self) -> bool {
+        self.makes_the_store() || self.before != self.after
+    }
+
     /// Whether it finds what dead processes have left.
     pub(super) fn is_littered(&self) -> bool {
         self.littered
@@ -139,6 +165,9 @@ impl Operation {
         }
         if self.littered {
             litter(self.kind, base)?;
+        }
+        if self.unchecked {
+            reboot(self.kind, base)?;
         }
         Ok(())
     }
@@ -207,6 +236,31 @@ fn all_of_files() -> Vec<Operation> {
     ]
 }
 
+fn all_of_sealed() -> Vec<Operation> {
+    let open = sealed("sealed-open-new", BARE, BARE, entries).opening();
+    let batch = [None, Some(OLD), None, None, Some(OLD)];
+    let all_new = [Some(NEW), Some(NEW), Some(NEW), Some(NEW), Some(OLD)];
+    vec![
+        open,
+        sealed("sealed-set", ONE_OLD, ONE_NEW, set_file)
+            .under(ENDS)
+            .says(NEW),
+        sealed("sealed-get-or-set", NOTHING, ONE_NEW, get_or_set_file)
+            .under(ENDS)
+            .says(NEW),
+        sealed("sealed-batch", batch, all_new, set_batch).under(ENDS),
+        sealed("sealed-set-metadata", ONE_OLD, ONE_DESCRIBED, describe_file)
+            .under(ENDS)
+            .unchecked(),
+        sealed("sealed-get-unchecked", ONE_OLD, ONE_OLD, get_file)
+            .says(OLD)
+            .unchecked(),
+        sealed("sealed-read-unchecked", ONE_OLD, ONE_OLD, read_file)
+            .says(OLD)
+            .unchecked(),
+    ]
+}
+
 fn all_of_trees() -> Vec<Operation> {
     let open = trees("tree-open-new", BARE, BARE, entries).opening();
     vec![
@@ -215,6 +269,9 @@ fn all_of_trees() -> Vec<Operation> {
             .under(ENDS)
             .says(NEW),
         trees("tree-get", ONE_OLD, ONE_OLD, get_tree).says(OLD),
+        trees("tree-get-unchecked", ONE_OLD, ONE_OLD, get_tree)
+            .says(OLD)
+            .unchecked(),
         trees("tree-replace", ONE_OLD, ONE_NEW, replace_tree)
             .under(ENDS)
             .says(NEW),
@@ -270,6 +327,14 @@ fn commit_file(store: &Store) -> anyhow::Result<String> {
     // An error of a write stays with the writer, and comes back with its path.
     let _ = write_pieces(&mut write, NEW);
     Ok(word_of(write.commit()?.detach_unlocked())?.to_owned())
+}
+
+fn describe_file(store: &Store) -> anyhow::Result<String> {
+    let lock = store.files()?.lock(KEYS[0])?;
+    Ok(match lock.set_metadata(DESCRIBED.as_bytes())? {
+        true => done(),
+        false => "a miss".to_owned(),
+    })
 }
 
 fn remove(store: &Store) -> anyhow::Result<String> {
@@ -385,4 +450,21 @@ fn litter(kind: Kind, base: &Path) -> anyhow::Result<()> {
     }
     std::fs::create_dir_all(base.join("-/-/-"))?;
     Ok(())
+}
+
+/// Has what is at the first key look as if it was published before the last boot: who was there to
+/// speak for it is not known here.
+fn reboot(kind: Kind, base: &Path) -> anyhow::Result<()> {
+    let value = base.join(KEYS[0].key());
+    if kind == Kind::Trees {
+        let sidecar = value.with_extension("larder");
+        let text = std::fs::read_to_string(&sidecar)?;
+        let (before, rest) = text.split_once("standing=boot ").context("a standing")?;
+        let after = rest.get(32..).context("a boot id")?;
+        let text = format!("{before}standing=boot {}{after}", "0".repeat(32));
+        return Ok(std::fs::write(sidecar, text)?);
+    }
+    let file = std::fs::OpenOptions::new().write(true).open(value)?;
+    let witness = file.metadata()?.len() - 24;
+    Ok(file.write_all_at(&[0; 24], witness)?)
 }

@@ -14,6 +14,8 @@ use larder::{
 pub(super) const OLD: &str = "old";
 pub(super) const NEW: &str = "new";
 pub(super) const AGAIN: &str = "again";
+/// The old value, with metadata that it did not have.
+pub(super) const DESCRIBED: &str = "described";
 
 /// What operations are about, and (the last) what none but a `clear` may touch.
 pub(super) const KEYS: [&str; 5] = ["one", "two", "three", "four", "beside"];
@@ -25,6 +27,7 @@ pub(super) type State = [Option<&'static str>; 5];
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
     Files,
+    Sealed,
     Trees,
 }
 
@@ -75,10 +78,14 @@ impl Setting {
 
 /// Long enough for several writes, so that a torn one would be seen.
 fn pieces(word: &str) -> [Vec<u8>; 3] {
+    let word = if word == DESCRIBED { OLD } else { word };
     [10_000, 20_000, 100].map(|len| vec![word.as_bytes()[0]; len])
 }
 
 pub(super) fn write_value(w: &mut ValueWriter, word: &str) -> anyhow::Result<()> {
+    if word == DESCRIBED {
+        w.set_metadata(DESCRIBED.as_bytes())?;
+    }
     write_pieces(w, word)
 }
 
@@ -92,7 +99,12 @@ pub(super) fn write_pieces(w: &mut impl Write, word: &str) -> anyhow::Result<()>
 pub(super) fn word_of(mut value: Value) -> anyhow::Result<&'static str> {
     let mut bytes = Vec::new();
     value.read_to_end(&mut bytes)?;
-    word_of_bytes(&bytes)
+    let word = word_of_bytes(&bytes)?;
+    match value.metadata() {
+        [] => Ok(word),
+        known if known == DESCRIBED.as_bytes() && word == OLD => Ok(DESCRIBED),
+        other => bail!("{word:?} has metadata {other:?}"),
+    }
 }
 
 pub(super) fn word_of_bytes(bytes: &[u8]) -> anyhow::Result<&'static str> {
@@ -169,7 +181,10 @@ impl Store {
     pub(super) fn open(kind: Kind, setting: Setting, base: &Path) -> larder::Result<Store> {
         let options = setting.options();
         Ok(match kind {
-            Kind::Files => Store::Files(options.open_file_store(base)?.with_wait(Wait::TryOnce)),
+            Kind::Files | Kind::Sealed => {
+                let options = options.sealed(kind == Kind::Sealed);
+                Store::Files(options.open_file_store(base)?.with_wait(Wait::TryOnce))
+            }
             Kind::Trees => Store::Trees(options.open_dir_store(base)?.with_wait(Wait::TryOnce)),
         })
     }
