@@ -205,13 +205,19 @@ pub(crate) fn write_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()>
     retried("pwrite", || file.write_all_at(bytes, offset))
 }
 
-/// Copies the first `len` bytes of a file onto the end of an empty one; without passing them through
-/// this process, or without copying them at all, where the file system can.
+/// Copies the first `len` bytes of a file into an empty one, and says how many there are; without
+/// passing them through this process, or without copying them at all, where the file system can. Both
+/// were only just opened.
 pub(crate) fn copy(mut from: &File, mut to: &File, len: u64) -> io::Result<u64> {
-    use std::io::Read;
+    use std::io::{Read, Seek};
     retried("copy", || {
-        io::copy(&mut Read::take(&mut from, len), &mut to)
-    })
+        let done = to.stream_position()?; // it may have been interrupted in the middle
+        io::copy(
+            &mut Read::take(&mut from, len.saturating_sub(done)),
+            &mut to,
+        )
+    })?;
+    to.stream_position()
 }
 
 /// Opens a file that is open for reading once more, for writing.
@@ -350,4 +356,22 @@ pub(crate) fn make_base(path: &Path, mode: u32) -> io::Result<PathBuf> {
 #[allow(clippy::cast_possible_truncation)]
 fn mode_bits(mode: u32) -> Mode {
     Mode::from_raw_mode(mode as rustix::fs::RawMode)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A copy of 10 bytes that was interrupted after 3 went on with 10 more, so that what follows a sealed
+    /// value went into the value.
+    #[test]
+    fn a_copy_goes_on_where_it_was_interrupted() {
+        let (mut from, mut to) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+        write_at(&from, b"0123456789 and more", 0).unwrap();
+        io::copy(&mut io::Read::take(&mut from, 3), &mut to).unwrap();
+        assert_eq!(copy(&from, &to, 10).unwrap(), 10);
+        let mut copied = [0; 20];
+        let read = read_at(&to, &mut copied, 0).unwrap();
+        assert_eq!(&copied[..read], b"0123456789");
+    }
 }
