@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 
-use crate::survives::Survives;
 use event::{Answer, Asked, Event, What};
 
 /// What can be chosen.
@@ -31,9 +30,8 @@ pub(crate) struct Options {
     /// One process is killed every so many milliseconds, on average
     #[arg(long, default_value_t = 3)]
     kill_every_ms: u64,
-    /// What the stores promise; a kill may not matter to any
-    #[arg(long, default_value = "none")]
-    durability: Survives,
+    #[command(flatten)]
+    mode: process::Mode,
     /// To repeat the same choices; the kills fall elsewhere all the same
     #[arg(long)]
     seed: Option<u64>,
@@ -104,7 +102,7 @@ impl Running {
             .args(["--process", &process.to_string()])
             .args(["--keys", &options.keys.to_string()])
             .args(["--seed", &seed.wrapping_add(u64::from(process)).to_string()])
-            .args(["--durability", options.durability.name()])
+            .args(options.mode.arguments())
             .arg("--stores")
             .arg(dir)
             .arg("--record")
@@ -149,8 +147,8 @@ fn record(options: &Options, seed: u64, dir: &Path) -> anyhow::Result<(Vec<Event
     ensure!((2..=16).contains(&options.processes), "2 to 16 processes");
     let mut random = fastrand::Rng::with_seed(seed);
     // Made before anybody is killed: what a killed opening leaves is tried elsewhere.
-    process::file_store(dir, options.durability.durability())?;
-    process::tree_store(dir, options.durability.durability())?;
+    options.mode.files(dir)?;
+    options.mode.trees(dir)?;
     let mut next = 0;
     let mut start = || {
         next += 1;
@@ -247,8 +245,8 @@ impl Progress {
 /// After everybody is gone: each key is read once more, as a part of its history; nothing is left over,
 /// and the listing is what the reads say. Returns how many keys have a value.
 fn look(options: &Options, dir: &Path, events: &mut Vec<Event>) -> anyhow::Result<usize> {
-    let files = process::file_store(dir, options.durability.durability())?;
-    let trees = process::tree_store(dir, options.durability.durability())?;
+    let files = options.mode.files(dir)?;
+    let trees = options.mode.trees(dir)?;
     for report in [files.sweep()?, trees.sweep()?] {
         ensure!(report.kept.is_empty(), "a sweep kept {:?}", report.kept);
     }

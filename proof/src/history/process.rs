@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use larder::{
-    CancelToken, DirLease, Durability, ErrorKind, KVDirStore, KVFileStore, Outcome, StoreOptions,
-    Value, Wait,
+    CancelToken, DirLease, ErrorKind, KVDirStore, KVFileStore, Outcome, StoreOptions, Value,
+    Verify, Wait,
 };
 
 use super::content;
@@ -33,8 +33,45 @@ pub(crate) struct Options {
     #[arg(long)]
     pub(crate) seed: u64,
     /// As in `larder::Durability`
+    #[command(flatten)]
+    pub(crate) mode: Mode,
+}
+
+/// How the stores are opened.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(crate) struct Mode {
+    /// What the stores promise; a kill may not matter to any
+    #[arg(long, default_value = "none")]
+    durability: Survives,
+    /// Values are sealed, and they and trees are checked each time that they are found
     #[arg(long)]
-    pub(crate) durability: Survives,
+    sealed: bool,
+}
+
+impl Mode {
+    pub(crate) fn arguments(self) -> impl Iterator<Item = String> {
+        let durability = format!("--durability={}", self.durability.name());
+        [durability]
+            .into_iter()
+            .chain(self.sealed.then(|| "--sealed".to_owned()))
+    }
+
+    pub(crate) fn files(self, stores: &Path) -> larder::Result<KVFileStore> {
+        let options = self.options().sealed(self.sealed);
+        options.open_file_store(stores.join("files"))
+    }
+
+    pub(crate) fn trees(self, stores: &Path) -> larder::Result<KVDirStore> {
+        self.options().open_dir_store(stores.join("trees"))
+    }
+
+    fn options(self) -> StoreOptions {
+        let options = StoreOptions::new().durability(self.durability.durability());
+        options.verify(match self.sealed {
+            true => Verify::Always,
+            false => Verify::default(),
+        })
+    }
 }
 
 /// Longer than anything here takes unless it hangs.
@@ -52,8 +89,8 @@ struct Process {
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     crate::orphan::die_with_parent()?;
     let mut process = Process {
-        files: file_store(&options.stores, options.durability.durability())?,
-        trees: tree_store(&options.stores, options.durability.durability())?,
+        files: options.mode.files(&options.stores)?,
+        trees: options.mode.trees(&options.stores)?,
         recorder: Recorder::create(&options.record, options.process)?,
         random: fastrand::Rng::with_seed(options.seed),
         keys: options.keys,
@@ -76,16 +113,6 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
 /// Where a process says what must not have happened.
 pub(crate) fn violation(record: &Path) -> PathBuf {
     record.with_extension("violation")
-}
-
-pub(crate) fn file_store(stores: &Path, durability: Durability) -> larder::Result<KVFileStore> {
-    let options = StoreOptions::new().durability(durability);
-    options.open_file_store(stores.join("files"))
-}
-
-pub(crate) fn tree_store(stores: &Path, durability: Durability) -> larder::Result<KVDirStore> {
-    let options = StoreOptions::new().durability(durability);
-    options.open_dir_store(stores.join("trees"))
 }
 
 impl Process {
