@@ -26,6 +26,8 @@ pub(crate) struct Expected {
     pub(crate) allowed: Vec<State>,
     /// After the last call that returned `Ok`.
     pub(crate) acknowledged: State,
+    /// What was there when the writers began. It was published without a barrier, and is on disk.
+    pub(crate) settled: State,
     /// Nothing began to write the key, so there is nothing that could be torn.
     pub(crate) is_untouched: bool,
 }
@@ -47,6 +49,7 @@ pub(crate) fn expected(
             let expected = Expected {
                 allowed: vec![state],
                 acknowledged: state,
+                settled: state,
                 is_untouched: true,
             };
             (key, expected)
