@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use crate::digest;
 use crate::durable;
-use crate::error::{IoContext, Result};
+use crate::error::{IoContext, Repr, Result};
 use crate::layout::EntryPath;
 use crate::lock::KeyLock;
 use crate::manifest::{self, TreeReport};
@@ -40,6 +40,13 @@ fn check(root: &Arc<Root>, entry: &EntryPath, locked: bool) -> Result<Seen> {
     else {
         return Ok(seen);
     };
+    if let Said::FromTheFuture(line) = &beside.said {
+        return Err(Repr::FromTheFuture {
+            path: root.absolute(entry.sidecar()),
+            why: format!("it begins with {line:?}, which this version does not know"),
+        }
+        .into());
+    }
     let believed = is_believed(root, entry, beside, locked)
         .reading("check the tree", || root.absolute(entry.value()))?;
     Ok(if believed { seen } else { Seen::Damaged })
@@ -72,19 +79,18 @@ fn is_believed(
     let (Some(known), Some(id)) = (sidecar, manifest) else {
         return Ok(stands); // nothing to compare it with
     };
-    let Some(then) = known.manifest(&id)? else {
-        return Ok(false);
+    let now = match manifest::of_tree(root, entry.value(), None) {
+        Err(err) if is_about_contents(&err) => return Ok(false),
+        now => now?,
     };
-    match manifest::of_tree(root, entry.value(), None) {
-        Ok(now) if now == then => {}
-        Err(err) if !is_about_contents(&err) => return Err(err),
-        _ => return Ok(false),
+    if ManifestId::of(&now) != id {
+        return Ok(false);
     }
     // This process need not check it again; nor, until the next boot, need others.
-    root.trust.note_whole(&claim);
+    root.trust.note_whole(root.options.verify, &claim);
     if locked && !stands {
         // Not allowed everywhere; then the others check for themselves.
-        let _ = mark(root, entry, tree, known.sidecar, &then);
+        let _ = mark(root, entry, tree, known.sidecar, &now);
     }
     Ok(true)
 }
@@ -97,6 +103,9 @@ fn is_about_contents(err: &io::Error) -> bool {
     )
 }
 
+/// More of a manifest is not read, only compared. It is enough for a million files.
+const MAX_MANIFEST: u64 = 256 << 20;
+
 /// A sidecar that is about a tree, and its manifest.
 #[derive(Clone, Copy)]
 struct Known<'a> {
@@ -108,6 +117,9 @@ struct Known<'a> {
 impl Known<'_> {
     /// `None`: it is not whole.
     fn manifest(self, id: &ManifestId) -> io::Result<Option<String>> {
+        if id.len > MAX_MANIFEST {
+            return Ok(None);
+        }
         let bytes = sys::read_range(self.file, self.manifest_at, id.len)?;
         if digest::of_parts(&[&bytes]) != id.digest {
             return Ok(None);
@@ -133,8 +145,8 @@ fn known_of<'a>(tree: &TreeId, beside: &'a Beside) -> (Standing, Option<Known<'a
             },
         ),
         Said::Torn => return (Standing::default(), None),
-        // A later version's is for that version to judge.
-        Said::Foreign => return (Standing::DURABLE, None),
+        // Not one at all; or for that version to judge.
+        Said::Foreign | Said::FromTheFuture(_) => return (Standing::DURABLE, None),
     };
     match &sidecar.replaces {
         _ if sidecar.tree.is(tree) => (sidecar.standing, Some(known)),
@@ -143,6 +155,15 @@ fn known_of<'a>(tree: &TreeId, beside: &'a Beside) -> (Standing, Option<Known<'a
         _ if sidecar.standing.barrier => (Standing::DURABLE, Some(known)),
         _ => (Standing::default(), Some(known)),
     }
+}
+
+/// Whether the sidecar is of a tree that is not there.
+pub(crate) fn is_about_another(tree: &TreeId, beside: &Beside) -> bool {
+    let Said::Whole { sidecar, .. } = &beside.said else {
+        return false;
+    };
+    let replaced = sidecar.replaces.as_ref().map(|(replaced, _)| replaced);
+    !sidecar.dead && !sidecar.tree.is(tree) && !replaced.is_some_and(|replaced| replaced.is(tree))
 }
 
 /// How the tree that is there was published.
@@ -204,11 +225,14 @@ pub(crate) fn examine(root: &Arc<Root>, entry: &EntryPath) -> Result<Option<Tree
     let Some(id) = known.sidecar.manifest else {
         return Ok(Some(TreeReport::unknown()));
     };
+    let now = manifest::of_tree(root, entry.value(), None).reading("check the tree", at)?;
+    if ManifestId::of(&now) == id {
+        return Ok(Some(TreeReport::between(&now, &now)));
+    }
     let then = known.manifest(&id).reading("check the tree", at)?;
     let Some(then) = then else {
         return Ok(Some(TreeReport::damaged()));
     };
-    let now = manifest::of_tree(root, entry.value(), None).reading("check the tree", at)?;
     Ok(Some(TreeReport::between(&then, &now)))
 }
 

@@ -82,7 +82,7 @@ impl Algorithm {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Expect {
     len: Option<u64>,
-    digest: Option<ArtifactHash>,
+    digests: Vec<ArtifactHash>,
 }
 
 impl Expect {
@@ -98,53 +98,57 @@ impl Expect {
         self
     }
 
-    /// Expects this digest: SHA-256, SHA-384 or SHA-512. Another algorithm is
-    /// [`Unsupported`](crate::ErrorKind::Unsupported) where it would have to be computed.
+    /// Expects this digest, and those that were said before: SHA-256, SHA-384 or SHA-512. Another
+    /// algorithm is [`Unsupported`](crate::ErrorKind::Unsupported) where it would have to be computed.
     #[must_use = "this returns the expectation"]
     pub fn digest(mut self, digest: &ArtifactHash) -> Self {
-        self.digest = Some(digest.clone());
+        self.digests.push(digest.clone());
         self
     }
 
     /// Refuses what could not be checked.
     pub(crate) fn check_supported(&self) -> Result<()> {
-        self.algorithm().map(drop)
-    }
-
-    fn algorithm(&self) -> Result<Option<Algorithm>> {
-        self.digest.as_ref().map(Algorithm::of).transpose()
+        self.digests
+            .iter()
+            .try_for_each(|digest| Algorithm::of(digest).map(drop))
     }
 
     pub(crate) fn expected_len(&self) -> Option<u64> {
         self.len
     }
 
-    pub(crate) fn expected_digest(&self) -> Option<&ArtifactHash> {
-        self.digest.as_ref()
+    pub(crate) fn expected_digests(&self) -> &[ArtifactHash] {
+        &self.digests
     }
 
-    /// Whether a file of this length is what is expected. `None` where nothing is.
+    /// Whether a file of this length is what is expected. `None` where no digest is, and so little is
+    /// known of it.
     pub(crate) fn is_met_by(&self, file: &File, len: u64) -> io::Result<Option<bool>> {
         if self.len.is_some_and(|expected| expected != len) {
             return Ok(Some(false));
         }
-        let Some(expected) = &self.digest else {
-            return Ok(self.len.map(|_met| true));
-        };
+        if self.digests.is_empty() {
+            return Ok(None);
+        }
         let mut hashing = Hashing::default();
         hashing.want_for(self).map_err(io::Error::from)?;
         let digests = hashing.finish(file, len)?;
-        let other = digests.other_than(expected).map_err(io::Error::from)?;
-        Ok(Some(other.is_none()))
+        for expected in &self.digests {
+            let other = digests.other_than(expected).map_err(io::Error::from)?;
+            if other.is_some() {
+                return Ok(Some(false));
+            }
+        }
+        Ok(Some(true))
     }
 
     /// Whether a value of this length, and of this digest of [`OURS`] if that is known, can be meant.
     pub(crate) fn admits(&self, len: u64, ours: Option<&[u8; OURS_LEN]>) -> bool {
-        let known = |expected: &ArtifactHash| {
+        let can_be = |expected: &ArtifactHash| {
             ours.filter(|_| Algorithm::of(expected).is_ok_and(|algorithm| algorithm == OURS))
                 .is_none_or(|ours| ours == expected.digest())
         };
-        self.len.is_none_or(|expected| expected == len) && self.digest.as_ref().is_none_or(known)
+        self.len.is_none_or(|expected| expected == len) && self.digests.iter().all(can_be)
     }
 }
 
@@ -170,8 +174,8 @@ impl Hashing {
 
     /// Asks for what an expectation needs.
     pub(crate) fn want_for(&mut self, expect: &Expect) -> Result<()> {
-        if let Some(algorithm) = expect.algorithm()? {
-            self.want(algorithm);
+        for digest in &expect.digests {
+            self.want(Algorithm::of(digest)?);
         }
         Ok(())
     }

@@ -372,7 +372,7 @@ impl fmt::Display for Error {
             ),
             Repr::FromTheFuture { path, why } => write!(
                 f,
-                "the value at {} cannot be read: {why}; use a newer version",
+                "{} cannot be used: {why}; use a newer version",
                 path.display()
             ),
             Repr::UnknownAlgorithm { mode } => write!(
@@ -383,9 +383,9 @@ impl fmt::Display for Error {
             Repr::Unsupported {
                 path: Some(path),
                 what,
-            } => write!(f, "{} does not support to {what}", path.display()),
+            } => write!(f, "{}: this store cannot {what}", path.display()),
             Repr::Unsupported { path: None, what } => {
-                write!(f, "this store does not support to {what}")
+                write!(f, "this store cannot {what}")
             }
             Repr::ReadOnly { doing, path, .. } => write!(
                 f,

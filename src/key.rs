@@ -225,7 +225,7 @@ impl FromStr for ArtifactHash {
     fn from_str(text: &str) -> Result<Self> {
         let (mode, hex) = text
             .split_once('=')
-            .ok_or_else(|| invalid_hash(format!("{text:?} has no '=' after the algorithm")))?;
+            .ok_or_else(|| invalid_hash(format!("{text:?} is not like sha256=HEX")))?;
         let digest = HEXLOWER_PERMISSIVE
             .decode(hex.as_bytes())
             .map_err(|err| invalid_hash(format!("{text:?} is not in hexadecimal: {err}")))?;

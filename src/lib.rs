@@ -33,7 +33,7 @@
 //! - **A hit takes no lock.** Published values are complete and immutable, so a hit in a store of
 //!   files is one `open`. (A hit in a store of directories is a lease, which is a shared lock.)
 //! - **All or nothing.** A value is absent or whole: after an error, a panic, a `kill -9` at any
-//!   system call, a full disk, and, unless [`Durability::None`] was asked for, a power cut.
+//!   system call, a full disk, and a power cut; but for a plain file with [`Durability::None`].
 //! - **Nothing is taken away under a reader.** An open [`Value`] reads what it was opened on, whatever
 //!   becomes of its key; a [`DirLease`] keeps its tree for as long as it lives.
 //! - **Explainable waits.** Who waits can be told for whom ([`KVFileStore::with_on_wait`]), give up at
@@ -52,7 +52,9 @@
 //! - `flock` is not fair: readers whose leases overlap without end can keep a
 //!   [`replace`](KVDirStore::replace) waiting without end.
 //! - A process that forked without `exec` keeps its parent's locks and leases alive.
-//! - Values are trusted as they are read. Who can write to the store's directory can change them.
+//! - Values are checked when they are written ([`Expect`]), on demand ([`KVFileStore::verify`]), and after a
+//!   power cut where they were not durable and can be ([`Verify`]); else they are trusted as they are read.
+//!   Who can write to the store's directory can change them.
 //! - Network file systems are used with care (an exclusive lock needs a server that supports
 //!   `flock`), and are not what this is tested on.
 //! - Unix only, for now; developed and tested on Linux.

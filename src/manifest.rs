@@ -18,13 +18,16 @@ use crate::parallel;
 use crate::root::Root;
 use crate::sys::{Kind, Meta};
 
+const OWNER_BITS: u32 = 0o700;
+
 /// Lists a tree and reads all its files.
 ///
 /// `root_mode` are the permission bits of its root, where those of the moment are not what counts.
 pub(crate) fn of_tree(root: &Root, tree: &Path, root_mode: Option<u32>) -> io::Result<String> {
     let mut found = list(root, tree)?;
-    if let (Some(mode), Some((_, meta))) = (root_mode, found.first_mut()) {
-        meta.mode = mode;
+    if let Some((_, meta)) = found.first_mut() {
+        // A rename may need the owner's write bit, and who is killed then does not take it off again.
+        meta.mode = root_mode.unwrap_or(meta.mode) & !OWNER_BITS;
     }
     found.sort_by(|(a, _), (b, _)| a.cmp(b));
     let threads = thread::available_parallelism().map_or(1, usize::from);

@@ -13,7 +13,7 @@ use crate::marker::Share;
 ///
 /// | | before the rename | after it | a power cut can leave |
 /// | --- | --- | --- | --- |
-/// | `None` | nothing | nothing | absent, whole, or torn |
+/// | `None` | nothing | nothing | absent, whole, or torn; a sealed value or a tree: absent or whole |
 /// | `Data` | `fdatasync` of the value | nothing | absent or whole |
 /// | `Full` | the same | `fsync` of every directory on the way to it | what returned `Ok` is there |
 ///
@@ -55,7 +55,9 @@ pub enum Verify {
     ///
     /// What was published in the same boot through the same mount is whole, because it is in the
     /// system's memory until it is on the disk. (Which the disk may have failed to take: such errors
-    /// of the kernel's own writing are not seen here.)
+    /// of the kernel's own writing are not seen here.) That it was checked is noted in it for others. Where
+    /// that cannot be, because it is somebody else's or the system tells no boot or mount (Linux before 6.8,
+    /// other systems, network file systems), each handle checks what it uses once.
     #[default]
     OncePerBoot,
     /// Each time that it is opened or leased.
@@ -208,7 +210,7 @@ impl StoreOptions {
 
     /// Whether a tree is published with a digest of everything in it: names, permission bits, link
     /// targets and contents, not times and owners. Off by default, but for [`Durability::None`], where
-    /// it always is. Publishing reads every file for it, on as many threads as there are processors,
+    /// it always is, unless its owner himself may not read all of it. Publishing reads every file for it, on as many threads as there are processors,
     /// while it is still in memory.
     ///
     /// It is what [`KVDirStore::verify`](crate::KVDirStore::verify) compares with, and

@@ -188,6 +188,7 @@ pub(crate) fn seal_tree(
         ..Sidecar::default()
     };
     write_sidecar(root, &staged.sidecar_path(), &sidecar, manifest.as_deref())
+        .and_then(|file| keep_before_its_tree(root, &file))
         .writing("write what is known of the tree", at)?;
     if root.options.durability != Durability::None {
         tree::sync(root, &contents, &staged).writing("make the tree durable", at)?;
@@ -212,6 +213,15 @@ fn write_sidecar(
     Ok(file)
 }
 
+/// After a power cut a tree must not be there without its sidecar, which is renamed before it. Where the
+/// file system does not keep that order by itself, the sidecar goes to the disk first.
+fn keep_before_its_tree(root: &Root, sidecar: &File) -> io::Result<()> {
+    if root.file_system.logs_single_files {
+        sys::sync_all(sidecar)?;
+    }
+    Ok(())
+}
+
 /// Under a key's exclusive lock: whether it has a tree that can be believed. If not, what is there is
 /// taken away.
 pub(crate) fn has_tree(lock: &KeyLock) -> Result<bool> {
@@ -231,7 +241,7 @@ pub(crate) fn has_tree(lock: &KeyLock) -> Result<bool> {
 /// Under a key's exclusive lock: whether it has a tree. If not, what an earlier attempt left is taken
 /// away: the rest of a tree that was being deleted where it stands, or a sidecar without a tree, for
 /// which every reader would wait.
-fn clear_remains(lock: &KeyLock) -> Result<bool> {
+pub(crate) fn clear_remains(lock: &KeyLock) -> Result<bool> {
     let (root, entry) = (lock.root(), lock.entry());
     let at = || root.absolute(entry.value());
     match presence::look(root, entry)? {
@@ -251,6 +261,21 @@ fn clear_remains(lock: &KeyLock) -> Result<bool> {
             .writing("remove what was known of a tree", at)?;
     }
     Ok(false)
+}
+
+/// Under a key's exclusive lock, before it is given up: a client may have put a tree of his own in place,
+/// of which the sidecar says nothing.
+pub(crate) fn forget_another_tree(root: &Root, entry: &EntryPath) -> io::Result<()> {
+    let Some(beside) = sidecar::beside(root, entry)? else {
+        return Ok(());
+    };
+    let Some(meta) = root.dir.look(entry.value())? else {
+        return Ok(());
+    };
+    if belief::is_about_another(&TreeId::of(root, entry.value(), &meta), &beside) {
+        sys::absent_is_none(root.dir.unlink(entry.sidecar()))?;
+    }
+    Ok(())
 }
 
 /// Publishes a sealed tree, in place of one that may be there, and turns the exclusive lock into a
@@ -326,7 +351,11 @@ fn replace_tree(
             if dead.is_none() {
                 // It was deleted where it stood, and declared dead for that.
                 let manifest = sealed.manifest.as_deref();
-                write_sidecar(root, &staged.sidecar_path(), &sealed.sidecar, manifest)?;
+                let sidecar = &sealed.sidecar;
+                let file = write_sidecar(root, &staged.sidecar_path(), sidecar, manifest)?;
+                if sidecar.standing.barrier {
+                    sys::sync_all(&file)?;
+                }
                 root.dir.rename(staged.sidecar_path(), entry.sidecar())?;
             }
             root.dir.rename(staged.path(), entry.value())?;
@@ -347,7 +376,8 @@ fn note_replaced(
     let beside = sidecar::beside(root, entry)?;
     let old = TreeId::of(root, entry.value(), old);
     let standing = belief::standing_of(&old, beside.as_ref());
-    if standing.barrier && sealed.sidecar.standing.barrier {
+    let new = &sealed.sidecar;
+    if standing.barrier && new.standing.barrier && new.manifest.is_none() {
         return Ok(());
     }
     let sidecar = Sidecar {
@@ -358,9 +388,9 @@ fn note_replaced(
     root.dir.unlink(&path)?;
     let file = write_sidecar(root, &path, &sidecar, sealed.manifest.as_deref())?;
     if sidecar.standing.barrier {
-        sys::sync_all(&file)?;
+        return sys::sync_all(&file);
     }
-    Ok(())
+    keep_before_its_tree(root, &file)
 }
 
 /// The file system has no exchange, or (a lower layer of an overlay) not for this tree.
@@ -422,7 +452,8 @@ fn declare_dead(root: &Arc<Root>, entry: &EntryPath) -> io::Result<()> {
 
 /// Takes a tree away, gives its lock up, and then deletes it. `false`: there was none.
 pub(crate) fn remove_tree(lock: KeyLock) -> Result<bool> {
-    if !has_tree(&lock)? {
+    // Whether it can be believed does not matter any more.
+    if !clear_remains(&lock)? {
         return Ok(false);
     }
     let root = Arc::clone(lock.root());

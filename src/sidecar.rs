@@ -217,8 +217,10 @@ pub(crate) enum Said {
     },
     /// What a power cut, or somebody else, has left of one.
     Torn,
-    /// A later version's, or nothing that can be read.
+    /// No file.
     Foreign,
+    /// A later version's: its first line.
+    FromTheFuture(String),
 }
 
 impl Beside {
@@ -261,12 +263,13 @@ fn said(file: File, meta: &Meta) -> io::Result<Said> {
             manifest_at,
         });
     }
-    let other_version = start.starts_with(ANY_VERSION)
-        && start.split(|&byte| byte == b'\n').next() != Some(FIRST_LINE.as_bytes());
-    Ok(if other_version {
-        Said::Foreign
-    } else {
-        Said::Torn
+    let mut lines = start.split_inclusive(|&byte| byte == b'\n');
+    let first = lines.next().and_then(|line| line.strip_suffix(b"\n"));
+    Ok(match first {
+        Some(line) if line.starts_with(ANY_VERSION) && line != FIRST_LINE.as_bytes() => {
+            Said::FromTheFuture(String::from_utf8_lossy(line).into_owned())
+        }
+        _ => Said::Torn,
     })
 }
 

@@ -176,7 +176,11 @@ pub(super) fn take(
 /// In a store that this process cannot write and that has no lock file for the tree, there is
 /// nothing to hold. If there was one, it went with its tree.
 fn unprotected(root: &Arc<Root>, entry: &EntryPath) -> Result<Option<DirLease>> {
-    Ok(match belief::look(root, entry)? {
+    let mut seen = belief::look(root, entry)?;
+    if matches!(seen, Seen::Damaged) {
+        seen = belief::look(root, entry)?; // it may have been replaced between two looks
+    }
+    Ok(match seen {
         Seen::Tree { .. } => Some(DirLease::unprotected(root, entry)),
         Seen::Damaged => {
             root.trust.note_damaged();

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use crate::dir_store::{DirLease, lease};
 use crate::error::{Repr, Result};
 use crate::key::PathKey;
+use crate::layout::EntryPath;
 use crate::lock::{KeyLock, Waiting};
-use crate::presence::{self, Seen};
 use crate::publish;
 use crate::root::Root;
 use crate::staging::{StagedDir, TREE_PREFIX};
@@ -25,6 +25,7 @@ pub struct KVDirLock {
     /// Trees whose paths were taken out. Dropped before the lock: what was not renamed by then is
     /// removed.
     taken_out: Arc<TakenOut>,
+    stale: StaleSidecar,
     lock: KeyLock,
     label: Option<String>,
     path: PathBuf,
@@ -33,19 +34,40 @@ pub struct KVDirLock {
 
 type TakenOut = Mutex<Vec<StagedDir>>;
 
+/// What is known of a tree that a client has put another in place of. Dropped before the lock.
+#[derive(Debug)]
+struct StaleSidecar {
+    root: Arc<Root>,
+    entry: EntryPath,
+    armed: bool,
+}
+
+impl Drop for StaleSidecar {
+    fn drop(&mut self) {
+        if self.armed {
+            // If it stays, the client's tree is checked against what it is not, and made anew.
+            let _ = publish::forget_another_tree(&self.root, &self.entry);
+        }
+    }
+}
+
 impl KVDirLock {
     pub(super) fn new<K: PathKey + ?Sized>(
         mut lock: KeyLock,
         key: &K,
         waiting: &Waiting,
     ) -> Result<Self> {
-        publish::has_tree(&lock)?; // takes away what is left of one
-
+        publish::clear_remains(&lock)?;
         let label = key.label().map(|label| label.into_owned());
         lock.announce(label.as_deref());
         Ok(KVDirLock {
             path: lock.root().absolute(lock.entry().value()),
             taken_out: Arc::default(),
+            stale: StaleSidecar {
+                root: Arc::clone(lock.root()),
+                entry: lock.entry().clone(),
+                armed: true,
+            },
             lock,
             label,
             waiting: waiting.clone(),
@@ -58,15 +80,14 @@ impl KVDirLock {
         self.try_exists().unwrap_or(false)
     }
 
-    /// Whether there is a tree.
+    /// Whether there is a tree. One that a power cut tore is taken away.
     ///
     /// # Errors
     ///
     /// [`Io`](crate::ErrorKind::Io), or [`Corrupt`](crate::ErrorKind::Corrupt) if something else is
     /// at its path.
     pub fn try_exists(&self) -> Result<bool> {
-        let seen = presence::look(self.lock.root(), self.lock.entry())?;
-        Ok(matches!(seen, Seen::Tree { .. }))
+        publish::has_tree(&self.lock)
     }
 
     /// An empty directory to build a tree in, on the store's file system, with the caller's umask.
@@ -89,11 +110,13 @@ impl KVDirLock {
     pub fn publish(self, tree: StagedTree) -> Result<DirLease> {
         let KVDirLock {
             taken_out,
+            mut stale,
             lock,
             label,
             path,
             waiting,
         } = self;
+        stale.armed = false;
         if !Arc::ptr_eq(&tree.root, lock.root()) {
             return Err(Repr::Unsupported {
                 path: Some(path),
@@ -113,8 +136,12 @@ impl KVDirLock {
     /// [`Io`](crate::ErrorKind::Io) or [`ReadOnly`](crate::ErrorKind::ReadOnly).
     pub fn remove(self) -> Result<bool> {
         let KVDirLock {
-            taken_out, lock, ..
+            taken_out,
+            mut stale,
+            lock,
+            ..
         } = self;
+        stale.armed = false;
         drop(taken_out);
         publish::remove_tree(lock)
     }

@@ -65,8 +65,8 @@ impl StoreOptions {
     pub fn open_dir_store(&self, base: impl AsRef<Path>) -> Result<KVDirStore> {
         if self.sealed == Some(true) {
             return Err(Repr::Unsupported {
-                path: Some(base.as_ref().to_path_buf()),
-                what: "seal trees; ask for digest_trees instead",
+                path: std::path::absolute(base).ok(),
+                what: "be sealed, because it is one of directories; ask for digest_trees instead",
             }
             .into());
         }
@@ -119,7 +119,8 @@ impl KVDirStore {
     /// waits; [`WouldDeadlock`](crate::ErrorKind::WouldDeadlock) if a closure asks on its own thread
     /// for the key that it is computing; [`ReadOnly`](crate::ErrorKind::ReadOnly) on a miss in a
     /// store that cannot be written; [`Corrupt`](crate::ErrorKind::Corrupt) if something else is at
-    /// the tree's path. Two closures that ask for each other's keys wait for each other for ever:
+    /// the tree's path; [`InUse`](crate::ErrorKind::InUse) if this very process holds a lease of a tree
+    /// that was damaged since ([`Verify`](crate::Verify)). Two closures that ask for each other's keys wait for each other for ever:
     /// give such calls a [`Wait::Timeout`].
     pub fn get_or_set<K: PathKey + ?Sized>(
         &self,
@@ -135,6 +136,11 @@ impl KVDirStore {
             }
             root.check_writable("make a tree", &entry)?;
             presence::refuse_strangers(root, &entry)?;
+            // Of a tree that is not believed any more: this would wait for itself.
+            if lock::leased_here(root, &entry)? {
+                let path = root.absolute(entry.value());
+                return Err(Repr::InUse { path, by_us: true }.into());
+            }
             let look_under_lock = |held: bool| {
                 let seen = if held {
                     belief::look(root, &entry)?
@@ -209,7 +215,8 @@ impl KVDirStore {
         lease::of_published(lock, sealed, &mut pacer)
     }
 
-    /// Whether there is a tree. Takes no lock, and does not count as a use.
+    /// Whether there is a tree. Takes no lock, and does not count as a use. Whether the tree is whole is not
+    /// looked at.
     ///
     /// # Errors
     ///

@@ -93,12 +93,15 @@ impl KVFileStore {
         StoreOptions::new().open_file_store(base)
     }
 
-    /// Opens a value. Takes no lock and waits for nobody. `None` if there is none.
+    /// Opens a value. Takes no lock and waits for nobody. `None` if there is none, or, in a sealed store,
+    /// none that is whole: a damaged one is removed if nobody holds its key's lock. What was published
+    /// without durability before the last boot is read as a whole for that, once ([`Verify`](crate::Verify)).
     ///
     /// # Errors
     ///
     /// Whatever keeps a value that may be there from being opened is an error, not a miss.
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) if something else is at its path.
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) if something else is at its path,
+    /// [`FormatMismatch`](crate::ErrorKind::FormatMismatch) for a value that a later version sealed.
     pub fn get<K: PathKey + ?Sized>(&self, key: &K) -> Result<Option<Value>> {
         let entry = EntryPath::of(key)?;
         let found = Found::open(&self.root, &entry, self.root.options.verify)?;
@@ -155,7 +158,8 @@ impl KVFileStore {
         Ok(Some(into.len()))
     }
 
-    /// Whether there is a value. Takes no lock, and does not count as a use.
+    /// Whether there is a value. Takes no lock, and does not count as a use. Whether the value is whole is
+    /// not looked at.
     ///
     /// # Errors
     ///
@@ -239,8 +243,9 @@ impl KVFileStore {
         Value::published(root, &entry)
     }
 
-    /// Opens the value whose digest is the key; if there is none, has `f` write it, and publishes it
-    /// only if it has that digest.
+    /// Opens the value of which the key is the digest; if there is none, has `f` write it, and publishes it
+    /// only if it has that digest. A value that is there was checked when it was written, if it was written
+    /// by this; [`verify_against`](Self::verify_against) reads it again.
     ///
     /// # Errors
     ///

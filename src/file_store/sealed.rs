@@ -85,7 +85,7 @@ impl Opened<'_> {
             return Ok(self.take_away());
         }
         // This process need not check it again; nor, until the next boot, need others.
-        self.root.trust.note_whole(&claim);
+        self.root.trust.note_whole(verify, &claim);
         if !footer.standing.speaks_for_itself(self.root.witness) {
             self.mark();
         }
@@ -115,16 +115,23 @@ impl Opened<'_> {
         if self.root.options.read_only || self.root.file_system.overlay {
             return None; // on an overlay, it would copy the value to the upper layer
         }
+        let sealed = self.root.sealed_mode(self.meta.mode);
         let open = || sys::open_again_to_write(self.file);
         let file = match open() {
             Err(err) if err.kind() == io::ErrorKind::PermissionDenied => {
                 sys::fchmod(self.file, self.meta.mode | 0o200).ok()?;
                 let file = open();
-                sys::fchmod(self.file, self.root.sealed_mode(self.meta.mode)).ok()?;
+                sys::fchmod(self.file, sealed).ok()?;
                 file.ok()?
             }
             opened => opened.ok()?,
         };
+        // Who was killed above has left it so.
+        if self.meta.mode != sealed {
+            let _ = sys::fchmod(self.file, sealed);
+        }
+        // Only its owner can keep the modification time, so only he writes.
+        sys::set_modified(&file, self.meta.modified).ok()?;
         let written = sys::write_at(&file, &witness.0, self.meta.len - WITNESS_LEN as u64);
         let _ = sys::set_modified(&file, self.meta.modified);
         written.ok()

@@ -137,7 +137,7 @@ impl Value {
         }
         Err(Repr::Unsupported {
             path: Some(self.root.absolute(self.entry.value())),
-            what: "be used as a plain file, because it is sealed; read it as a value",
+            what: "give out a value as a plain file, because it is sealed; read the value",
         }
         .into())
     }

@@ -236,9 +236,8 @@ impl Sink {
     }
 
     fn check(&self, digests: &Digests) -> Result<()> {
-        let expected = self.expects().map(Expect::expected_digest);
-        for expected in expected.into_iter().flatten() {
-            if let Some(actual) = digests.other_than(expected)? {
+        for expected in self.expects().map(Expect::expected_digests).concat() {
+            if let Some(actual) = digests.other_than(&expected)? {
                 return Err(Repr::DigestMismatch {
                     path: self.value(),
                     expected: expected.to_string(),
@@ -316,7 +315,7 @@ pub(super) fn publish_metadata(lock: &KVFileLock, metadata: &[u8]) -> Result<boo
 /// Refuses metadata that there is no room for.
 fn check_metadata(root: &Root, metadata: &[u8]) -> Result<()> {
     let what = match root.format {
-        Format::Raw => "keep metadata with a value",
+        Format::Raw => "keep metadata with a value; create one that is sealed",
         Format::Sealed if metadata.len() > MAX_METADATA_BYTES => {
             "keep more than 64 KiB of metadata"
         }

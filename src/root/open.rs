@@ -48,6 +48,7 @@ impl Root {
             witness: host::this()
                 .boot()
                 .zip(dir.mount())
+                .filter(|_| !file_system.network)
                 .map(|(boot, mount)| Witness::of(boot, mount)),
             dir,
             kind,
@@ -136,7 +137,8 @@ impl Root {
             .is_some_and(|sealed| sealed != (marker.format == Format::Sealed))
         {
             return refuse(format!(
-                "its values are {}; open it without saying whether they are sealed",
+                "its values are {}; open it without saying whether they are sealed, or give a new \
+                 directory",
                 marker.format.name()
             ));
         }

@@ -271,6 +271,7 @@ impl Dir {
     #[cfg(target_os = "linux")]
     pub(crate) fn file_system(&self) -> io::Result<FileSystem> {
         const OVERLAY: u32 = 0x794c_7630;
+        const BTRFS: u32 = 0x9123_683e;
         // NFS, SMB (twice), CIFS, AFS, Ceph, 9P, Lustre, GPFS, FUSE (sshfs and its like).
         const NETWORK: [u32; 10] = [
             0x6969,
@@ -290,6 +291,7 @@ impl Dir {
         Ok(FileSystem {
             overlay: magic == OVERLAY,
             network: NETWORK.contains(&magic),
+            logs_single_files: magic == BTRFS,
         })
     }
 

@@ -124,8 +124,12 @@ fn time(seconds: i64, nanos: i64) -> SystemTime {
 pub(crate) struct FileSystem {
     /// Setting a time would copy a whole file of the lower layer up.
     pub(crate) overlay: bool,
-    /// Attributes are cached, so that a path is looked up by opening it.
+    /// Attributes are cached, so that a path is looked up by opening it; and what is in this system's
+    /// memory may be lost by another.
     pub(crate) network: bool,
+    /// A sync writes single files and their names ahead of everything else, so that after a power cut a
+    /// later name can be there without an earlier one.
+    pub(crate) logs_single_files: bool,
 }
 
 /// One of the two times of a file that the stores set.

@@ -119,7 +119,8 @@ mod linux {
 
         /// What is told of it from now on would be told to the next.
         fn forget(&mut self) {
-            if let Some(watched) = self.watched.take() {
+            let ours = self.instance.pid == host::pid();
+            if let Some(watched) = self.watched.take().filter(|_| ours) {
                 // It fails where the file is gone.
                 let _ = inotify::remove_watch(&self.instance.events, watched);
                 self.drain();

@@ -15,18 +15,38 @@ use larder::{
 use tempfile::TempDir;
 
 use crate::support::{Worker, chmod, empty_store, listing, mode, tempdir};
-use crate::worker::say;
+use crate::worker::{hear, say};
 
 const REPLACE: &str = "damaged-trees-replace";
+const LEASE_ANY: &str = "damaged-trees-lease-any";
 const KEY: &str = "key";
 
-/// Plays a worker's role, if it is one of this module's. Its argument is the store.
+/// Plays a worker's role, if it is one of this module's. Its arguments are the store and the durability.
 pub(crate) fn play(role: &str, args: &[&str]) -> bool {
-    if role != REPLACE {
-        return false;
+    match role {
+        LEASE_ANY => {
+            let never = StoreOptions::new().verify(Verify::Never);
+            let never = never.open_dir_store(args[0]).unwrap();
+            let _lease = never.get(KEY).unwrap().unwrap();
+            say("leased");
+            hear();
+        }
+        REPLACE => replace(args),
+        _ => return false,
     }
+    true
+}
+
+fn replace(args: &[&str]) {
     // Dies between the sidecar's rename and the tree's.
-    let store = open(Path::new(args[0]), Durability::None);
+    let durability = match args[1] {
+        "none" => Durability::None,
+        _ => Durability::Data,
+    };
+    let options = StoreOptions::new()
+        .durability(durability)
+        .digest_trees(true);
+    let store = options.open_dir_store(args[0]).unwrap();
     let put = |name: &str| drop(store.replace(KEY, |tree| Ok(fs::write(tree.join(name), "")?)));
     put("old");
     larder::__fault::arm(None);
@@ -36,7 +56,6 @@ pub(crate) fn play(role: &str, args: &[&str]) -> bool {
     say("ready");
     larder::__fault::arm([(at, larder::__fault::Fault::Kill)]);
     put("new");
-    true
 }
 
 fn open(base: &Path, durability: Durability) -> KVDirStore {
@@ -274,18 +293,12 @@ fn what_is_left_of_a_sidecar_vouches_for_nothing() {
     let (_dir, store) = with_tree(Durability::None);
     let whole = fs::read(sidecar_of(&store)).unwrap();
     let zeros = vec![0; whole.len()];
-    let mut torn = whole.clone();
-    let middle = torn.len() - 40;
-    torn[middle..].fill(0); // of the manifest
-    boot_again(&store);
-    let other_boot = fs::read(sidecar_of(&store)).unwrap();
-    let torn_there = [&other_boot[..middle], &torn[middle..]].concat();
     for bytes in [
         &[][..],
         &zeros,
         &whole[..whole.len() - 1],
         &whole[..20],
-        &torn_there,
+        b"larder-tree ",
     ] {
         // Another handle, because one remembers which inode it has checked.
         let store = open(store.base(), Durability::None);
@@ -294,10 +307,26 @@ fn what_is_left_of_a_sidecar_vouches_for_nothing() {
         assert!(store.get(KEY).unwrap().is_none());
         assert_eq!(listing(store.base()), empty_store());
     }
+    // Of a manifest only the digest counts, which is in the text.
+    let store = open(store.base(), Durability::None);
+    drop(store.get_or_set(KEY, fill).unwrap());
+    let mut torn = fs::read(sidecar_of(&store)).unwrap();
+    let end = torn.len();
+    torn[end - 40..].fill(0);
+    fs::write(sidecar_of(&store), torn).unwrap();
+    let always = StoreOptions::new().verify(Verify::Always);
+    let always = always.open_dir_store(store.base()).unwrap();
+    assert!(always.get(KEY).unwrap().is_some());
+    assert!(store.remove(KEY).unwrap());
     // A later version's says something, which this one does not know.
     drop(store.get_or_set(KEY, fill).unwrap());
+    let before = listing(store.base());
     fs::write(sidecar_of(&store), "larder-tree 2\nwhatever").unwrap();
-    assert!(store.get(KEY).unwrap().is_some());
+    let refused = store.get(KEY).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::FormatMismatch, "{refused}");
+    assert_eq!(listing(store.base()), before);
+    assert!(store.remove(KEY).unwrap());
+    assert_eq!(listing(store.base()), empty_store());
 }
 
 #[test]
@@ -312,15 +341,15 @@ fn who_does_not_ask_or_cannot_write_takes_nothing_away() {
     assert_eq!(reader.damaged_trees(), 1);
     assert_eq!(listing(store.base()), before);
 
-    let never = StoreOptions::new().verify(Verify::Never);
-    let never = never.open_dir_store(store.base()).unwrap();
-    let lease = never.get(KEY).unwrap().unwrap();
+    let mut never = Worker::start(LEASE_ANY, &[store.base().to_str().unwrap()]);
+    never.expect("leased");
     // Who does ask waits for that lease to make it anew, and does not turn in circles.
     assert!(store.get(KEY).unwrap().is_none());
-    assert!(lease.join("nothing").exists());
+    assert!(tree_of(&store).join("nothing").exists());
     let busy = store.with_wait(Wait::TryOnce).get_or_set(KEY, fill);
     assert_eq!(busy.unwrap_err().kind(), ErrorKind::Busy);
-    drop(lease);
+    never.tell("enough");
+    never.finish();
     drop(store.get_or_set(KEY, fill).unwrap());
     assert_eq!(fs::read(tree_of(&store).join("nothing")).unwrap(), b"");
 }
@@ -330,7 +359,7 @@ fn who_does_not_ask_or_cannot_write_takes_nothing_away() {
 fn a_replacement_that_died_half_way_leaves_the_old_tree() {
     let dir = tempdir();
     let base = dir.path().to_str().unwrap();
-    let mut worker = Worker::start(REPLACE, &[base]);
+    let mut worker = Worker::start(REPLACE, &[base, "none"]);
     worker.expect("ready");
     assert!(worker.was_killed());
     let store = open(dir.path(), Durability::None);
@@ -348,6 +377,19 @@ fn a_replacement_that_died_half_way_leaves_the_old_tree() {
     );
     fs::write(sidecar_of(&store), text).unwrap();
     assert!(store.get(KEY).unwrap().is_none());
+}
+
+#[test]
+fn a_durable_replacement_that_died_half_way_leaves_the_old_tree() {
+    let dir = tempdir();
+    let mut worker = Worker::start(REPLACE, &[dir.path().to_str().unwrap(), "data"]);
+    worker.expect("ready");
+    assert!(worker.was_killed());
+    let always = StoreOptions::new().verify(Verify::Always);
+    let always = always.open_dir_store(dir.path()).unwrap();
+    assert!(always.get(KEY).unwrap().unwrap().join("old").exists());
+    let report = always.verify(KEY).unwrap().unwrap();
+    assert_eq!(report.integrity, Integrity::Unknown);
 }
 
 /// As a backup, or the cache of a CI service, restores it: with other inodes.
@@ -402,4 +444,74 @@ fn trees_are_not_sealed() {
     let sealed = StoreOptions::new().sealed(true).open_dir_store(dir.path());
     assert_eq!(sealed.unwrap_err().kind(), ErrorKind::Unsupported);
     assert_eq!(listing(dir.path()).len(), 0);
+}
+
+/// The lease is of a tree that is not believed any more, and the one who asks holds it: he would wait for
+/// himself.
+#[test]
+fn who_leases_a_tree_that_is_damaged_since_is_told() {
+    let (_dir, store) = with_tree(Durability::None);
+    let always = StoreOptions::new().verify(Verify::Always);
+    let always = always.open_dir_store(store.base()).unwrap();
+    let lease = always.get(KEY).unwrap().unwrap();
+    fs::write(lease.join("nothing"), "x").unwrap();
+    let told = crate::support::in_time("an answer", {
+        let always = always.clone();
+        move || always.get_or_set(KEY, fill).map(drop)
+    });
+    assert_eq!(told.unwrap_err().kind(), ErrorKind::InUse);
+    drop(lease);
+    drop(always.get_or_set(KEY, fill).unwrap());
+}
+
+/// It was checked against what was known of the tree before it, and deleted.
+#[test]
+fn a_clients_own_tree_is_not_taken_for_the_one_before() {
+    let (_dir, store) = with_tree(Durability::None);
+    let lock = store.lock(KEY).unwrap();
+    let own = lock.tempdir().unwrap().into_path();
+    fs::write(own.join("own"), "").unwrap();
+    fs::remove_dir_all(&*lock).unwrap();
+    fs::rename(own, &*lock).unwrap();
+    drop(lock);
+    for _ in 0..2 {
+        assert!(store.get(KEY).unwrap().unwrap().join("own").exists());
+    }
+    // A lock that changes nothing forgets nothing.
+    drop(store.replace(KEY, fill).unwrap());
+    drop(store.lock(KEY).unwrap());
+    assert_eq!(
+        store.verify(KEY).unwrap().unwrap().integrity,
+        Integrity::Whole
+    );
+}
+
+/// Its owner may not read all of it, and could not get rid of it.
+#[test]
+fn what_cannot_be_checked_can_be_removed() {
+    let (_dir, store) = with_tree(Durability::None);
+    boot_again(&store);
+    // What reading it would fail at, for root too.
+    let tool = tree_of(&store).join("bin/tool");
+    fs::remove_file(&tool).unwrap();
+    fs::create_dir_all(&tool).unwrap();
+    let before = store.damaged_trees();
+    assert!(store.remove(KEY).unwrap());
+    assert_eq!(store.damaged_trees(), before, "it was checked");
+    assert_eq!(listing(store.base()), empty_store());
+}
+
+/// Who is killed between a rename and the change of mode after it leaves the root's owner bits as a rename
+/// needs them.
+#[test]
+fn the_roots_owner_bits_do_not_count() {
+    let dir = tempdir();
+    let options = StoreOptions::new()
+        .durability(Durability::None)
+        .read_only_trees(true);
+    let store = options.open_dir_store(dir.path()).unwrap();
+    drop(store.get_or_set(KEY, fill).unwrap());
+    chmod(&tree_of(&store), mode(&tree_of(&store)) | 0o200);
+    boot_again(&store);
+    assert!(store.get(KEY).unwrap().is_some());
 }

@@ -682,7 +682,7 @@ fn a_stored_value_is_compared_with_what_is_known_of_it() {
         assert_eq!(store.verify("key").unwrap(), Some(known));
         let against = |expect: &Expect| store.verify_against("key", expect).unwrap().unwrap();
         assert_eq!(against(&nothing), known);
-        assert_eq!(against(&nothing.clone().len(5)), Integrity::Whole);
+        assert_eq!(against(&nothing.clone().len(5)), known);
         assert_eq!(against(&nothing.clone().len(4)), Integrity::Damaged);
         for mode in MODES {
             let [right, wrong] = [&b"hello"[..], b"other"].map(|bytes| hash(mode, bytes));
@@ -709,4 +709,47 @@ fn a_stored_value_is_compared_with_what_is_known_of_it() {
         assert_eq!(against(&right), Integrity::Damaged);
         assert_eq!(listing(store.base()), before);
     });
+}
+
+/// The second replaced the first, which was never looked at.
+#[test]
+fn of_several_digests_all_count() {
+    let dir = tempdir();
+    let store = KVFileStore::new(dir.path()).unwrap();
+    let hash = |mode: &str, algorithm, bytes: &[u8]| {
+        ArtifactHash::new(mode, ring::digest::digest(algorithm, bytes).as_ref()).unwrap()
+    };
+    let right = [
+        hash("sha256", &SHA256, b"right"),
+        hash("sha512", &SHA512, b"right"),
+    ];
+    let wrong = [
+        hash("sha256", &SHA256, b"wrong"),
+        hash("sha512", &SHA512, b"wrong"),
+    ];
+    for digests in [
+        [&wrong[0], &right[1]],
+        [&right[1], &wrong[0]],
+        [&right[0], &wrong[1]],
+    ] {
+        let stated = store.set("key", |w| {
+            digests
+                .iter()
+                .try_for_each(|digest| w.expect_digest(digest))?;
+            Ok(w.write_all(b"right")?)
+        });
+        assert_eq!(stated.unwrap_err().kind(), ErrorKind::DigestMismatch);
+        let expect = Expect::new().digest(digests[0]).digest(digests[1]);
+        let asked = store.get_or_set_verified("key", &expect, |w| Ok(w.write_all(b"right")?));
+        assert_eq!(asked.unwrap_err().kind(), ErrorKind::DigestMismatch);
+    }
+    let expect = Expect::new().digest(&right[0]).digest(&right[1]);
+    let value = store.get_or_set_verified("key", &expect, |w| Ok(w.write_all(b"right")?));
+    assert_eq!(value.unwrap().len(), 5);
+    let known = |expect: &Expect| store.verify_against("key", expect).unwrap();
+    assert_eq!(known(&expect), Some(Integrity::Whole));
+    assert_eq!(known(&expect.digest(&wrong[0])), Some(Integrity::Damaged));
+    // That it is as long says nothing about its bytes.
+    assert_eq!(known(&Expect::new().len(5)), Some(Integrity::Unknown));
+    assert_eq!(known(&Expect::new().len(6)), Some(Integrity::Damaged));
 }
