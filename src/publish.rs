@@ -216,7 +216,8 @@ fn write_sidecar(
 /// After a power cut a tree must not be there without its sidecar, which is renamed before it. Where the
 /// file system does not keep that order by itself, the sidecar goes to the disk first.
 fn keep_before_its_tree(root: &Root, sidecar: &File) -> io::Result<()> {
-    if root.file_system.logs_single_files {
+    let durable_anyway = root.options.durability != Durability::None;
+    if root.file_system.logs_single_files && !durable_anyway {
         sys::sync_all(sidecar)?;
     }
     Ok(())

@@ -154,6 +154,12 @@ pub(crate) fn write_tree(at: &Path, nodes: &BTreeMap<PathBuf, Node>) -> io::Resu
             Node::Link(to) => std::os::unix::fs::symlink(to, path)?,
         }
     }
+    // A database in a tree does so. A file system may write what was synced, and the name that it gets
+    // later, ahead of all that was not.
+    if nodes.len().is_multiple_of(2) {
+        fs::File::open(at.join("stamp"))?.sync_all()?;
+        fs::File::open(at)?.sync_all()?;
+    }
     Ok(())
 }
 
