@@ -10,6 +10,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use crate::dispose;
 use crate::entries::{self, Item, Walk, is_refused, owner};
@@ -17,88 +18,45 @@ use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::layout::{EntryPath, LOCK_SUFFIX, TMP};
 use crate::lock::record::{self, can_be_in_a_lock_file};
 use crate::lock::{self, KeyLock, Tried};
-use crate::marker::StoreKind;
+use crate::marker::{Format, StoreKind};
+use crate::pins::Pinned;
 use crate::presence::{self, Seen};
 use crate::publish;
+use crate::report::{GcReport, KeptReason};
 use crate::root::Root;
-
+use crate::sidecar;
 use crate::staging::{self, with_suffix};
-use crate::sys::{self, Kind, flock, temp};
-
-/// What a collection looked at, took and kept.
-#[derive(Clone, Debug, Default)]
-#[non_exhaustive]
-pub struct GcReport {
-    /// Entries that were looked at.
-    pub examined: u64,
-    /// Entries that were removed.
-    pub removed: u64,
-    /// The sum of the lengths of the removed entries, as far as they were known.
-    pub removed_bytes: u64,
-    /// Things that dead processes had left and that were removed: staged values and trees, trees
-    /// half deleted, lock files, what was known of trees that are gone.
-    pub swept: u64,
-    /// What should have gone and was kept.
-    pub kept: Vec<Kept>,
-}
-
-/// Something that a collection kept although it was to go.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Kept {
-    /// Its absolute path.
-    pub path: PathBuf,
-    /// Why.
-    pub reason: KeptReason,
-}
-
-/// Why a collection kept something.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum KeptReason {
-    /// Somebody holds the key's lock, or leases the tree.
-    InUse,
-    /// It belongs to somebody else, and this process may not remove it.
-    NotPermitted,
-    /// It is not of the store.
-    Foreign,
-}
-
-impl GcReport {
-    fn keep(&mut self, root: &Root, path: impl AsRef<Path>, reason: KeptReason) {
-        self.keep_absolute(root.absolute(path), reason);
-    }
-
-    /// The same for what an error is about.
-    fn keep_at(&mut self, err: &Error, reason: KeptReason) {
-        self.keep_absolute(err.path().unwrap_or(Path::new("")).to_path_buf(), reason);
-    }
-
-    fn keep_absolute(&mut self, path: PathBuf, reason: KeptReason) {
-        let kept = Kept { path, reason };
-        // A sweep meets what was met before it again.
-        if !self.kept.contains(&kept) {
-            self.kept.push(kept);
-        }
-    }
-}
+use crate::sys::{self, FileId, Kind, Meta, flock, temp};
+use crate::tree;
 
 /// Fails where nothing at all can be removed. What only some users may not remove is reported.
-fn check_writable(root: &Root, doing: &'static str) -> Result<()> {
+pub(crate) fn check_writable(root: &Root, doing: &'static str) -> Result<()> {
     let at = || root.path().to_path_buf();
     root.check_writable_at(doing, at)?;
     root.dir.check_mount().writing(doing, at)
 }
 
-/// Removes every entry that nobody uses, then sweeps.
+/// Whether things are done, or only found out about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    Really,
+    DryRun,
+}
+
+/// Removes every entry that nobody uses and that is not pinned, then sweeps.
 pub(crate) fn clear(root: &Arc<Root>) -> Result<GcReport> {
     check_writable(root, "clear the store")?;
     let mut report = GcReport::default();
+    let pinned = Pinned::read(root)?;
     let mut walk = Walk::new(root);
     walk.start()?;
     loop {
         match walk.next() {
             Ok(None) => break,
+            Ok(Some(Item::Entry(entry))) if pinned.has(&entry) => {
+                report.examined += 1;
+                report.keep(root, entry.value(), KeptReason::Pinned);
+            }
             Ok(Some(Item::Entry(entry))) => remove_entry(root, &entry, &mut report)?,
             Ok(Some(_)) => {}
             Err(err) if is_forbidden(&err) => report.keep_at(&err, KeptReason::NotPermitted),
@@ -118,7 +76,11 @@ fn remove_entry(root: &Arc<Root>, entry: &EntryPath, report: &mut GcReport) -> R
     };
     report.examined += 1;
     let removed = match lock::try_exclusive(root, entry, true) {
-        Ok(Tried::Lock(lock)) => remove_under(lock),
+        Ok(Tried::Lock(lock)) => {
+            // What cannot be measured can hardly be removed, which says so.
+            let frees = look(root, entry, true).map_or(0, |found| found.map_or(0, |it| it.frees));
+            remove_under(lock).map(|removed| removed.then_some(frees))
+        }
         Ok(Tried::Busy | Tried::Absent) => {
             report.keep(root, entry.value(), KeptReason::InUse);
             return Ok(());
@@ -126,27 +88,112 @@ fn remove_entry(root: &Arc<Root>, entry: &EntryPath, report: &mut GcReport) -> R
         Err(err) => Err(err),
     };
     match removed {
-        Ok(true) => {
+        Ok(Some(frees)) => {
             report.removed += 1;
             report.removed_bytes += bytes.unwrap_or(0);
+            report.freed_bytes += frees;
         }
-        Ok(false) => {}
-        Err(err) if is_forbidden(&err) => {
-            report.keep(root, entry.value(), KeptReason::NotPermitted);
-        }
-        // Something else is where its value or its lock file should be.
-        Err(err) if err.kind() == ErrorKind::Corrupt => report.keep_at(&err, KeptReason::Foreign),
-        Err(err) => return Err(err),
+        Ok(None) => {}
+        Err(err) => keep_if_excused(root, entry, err, report)?,
     }
     Ok(())
 }
 
+/// Reports what kept an entry from being removed, where others can be removed all the same.
+pub(crate) fn keep_if_excused(
+    root: &Root,
+    entry: &EntryPath,
+    err: Error,
+    report: &mut GcReport,
+) -> Result<()> {
+    if is_forbidden(&err) {
+        report.keep(root, entry.value(), KeptReason::NotPermitted);
+    } else if err.kind() == ErrorKind::Corrupt {
+        // Something else is where its value or its lock file should be.
+        report.keep_at(&err, KeptReason::Foreign);
+    } else {
+        return Err(err);
+    }
+    Ok(())
+}
+
+/// An entry as a collection sees it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Looked {
+    pub(crate) id: FileId,
+    pub(crate) used: SystemTime,
+    /// Its length, where that is known without reading it.
+    pub(crate) len: Option<u64>,
+    /// Allocated bytes, and how many of them come back when it goes. Of a tree 0, unless asked for.
+    pub(crate) bytes: u64,
+    pub(crate) frees: u64,
+}
+
+/// Looks at an entry, which does not count as a use. `None`: there is none.
+pub(crate) fn look(root: &Root, entry: &EntryPath, measure: bool) -> Result<Option<Looked>> {
+    let at = || root.absolute(entry.value());
+    let found = root.dir.look(entry.value());
+    let Some(meta) = found.reading("look at an entry", at)? else {
+        return Ok(None);
+    };
+    match (root.kind, meta.kind) {
+        (StoreKind::Files, Kind::File) => Ok(Some(Looked {
+            id: meta.id,
+            used: meta.accessed,
+            len: (root.format == Format::Raw).then_some(meta.len),
+            bytes: meta.allocated,
+            frees: if meta.links > 1 { 0 } else { meta.allocated },
+        })),
+        (StoreKind::Dirs, Kind::Dir) => look_at_tree(root, entry, &meta, measure),
+        _ => Ok(None),
+    }
+}
+
+fn look_at_tree(
+    root: &Root,
+    entry: &EntryPath,
+    meta: &Meta,
+    measure: bool,
+) -> Result<Option<Looked>> {
+    let at = || root.absolute(entry.value());
+    if presence::is_inside(root, entry)? {
+        return Ok(None); // a tree took the place of the directory that it was found in
+    }
+    let beside = sidecar::beside(root, entry).reading("look at an entry", at)?;
+    if beside.as_ref().is_some_and(|beside| beside.dead) {
+        return Ok(None);
+    }
+    let mut looked = Looked {
+        id: meta.id,
+        // Of a tree that a client put there, what the system notes is all there is.
+        used: beside
+            .as_ref()
+            .map_or(meta.accessed.max(meta.modified), |beside| beside.used),
+        len: None,
+        bytes: 0,
+        frees: 0,
+    };
+    looked.len = beside
+        .and_then(|beside| beside.about(root, entry, meta))
+        .map(|known| known.bytes);
+    if measure {
+        let usage = tree::disk_usage(root, entry.value()).reading("measure a tree", at)?;
+        let sidecar = root.dir.look(entry.sidecar());
+        let sidecar = sidecar
+            .reading("look at an entry", at)?
+            .map_or(0, |meta| meta.allocated);
+        looked.bytes = usage.bytes + sidecar;
+        looked.frees = usage.frees + sidecar;
+    }
+    Ok(Some(looked))
+}
+
 /// Whether an error means only that something is another user's.
-fn is_forbidden(err: &Error) -> bool {
+pub(crate) fn is_forbidden(err: &Error) -> bool {
     err.io_kind() == Some(io::ErrorKind::PermissionDenied)
 }
 
-fn remove_under(lock: KeyLock) -> Result<bool> {
+pub(crate) fn remove_under(lock: KeyLock) -> Result<bool> {
     match lock.root().kind {
         StoreKind::Files => publish::remove_file(&lock),
         StoreKind::Dirs => publish::remove_tree(lock),
@@ -162,15 +209,15 @@ pub(crate) fn sweep(root: &Arc<Root>) -> Result<GcReport> {
 }
 
 fn sweep_into(root: &Arc<Root>, report: &mut GcReport) -> Result<()> {
-    sweep_staged(root, report)?;
+    sweep_staged(root, report, Mode::Really)?;
     let mut walk = Walk::new(root);
     walk.start()?;
     let mut directories = Vec::new();
     loop {
         match walk.next() {
             Ok(None) => break,
-            Ok(Some(Item::Beside(entry))) => sweep_beside(root, &entry, report)?,
-            Ok(Some(Item::Directory(path))) => directories.push(path),
+            Ok(Some(Item::Beside(entry))) => sweep_beside(root, &entry, report, Mode::Really)?,
+            Ok(Some(Item::Directory(path, _))) => directories.push(path),
             Ok(Some(Item::Entry(_))) => {}
             Ok(Some(Item::Stranger(path))) => report.keep(root, path, KeptReason::Foreign),
             Err(err) if is_forbidden(&err) => report.keep_at(&err, KeptReason::NotPermitted),
@@ -187,7 +234,7 @@ fn sweep_into(root: &Arc<Root>, report: &mut GcReport) -> Result<()> {
 
 /// Removes a directory that was on the way to entries when it was found. By now it may be gone, and a
 /// tree in its place, which somebody leases and which may be empty too.
-fn remove_if_empty(root: &Root, path: PathBuf) -> io::Result<()> {
+pub(crate) fn remove_if_empty(root: &Root, path: PathBuf) -> io::Result<()> {
     if root.kind == StoreKind::Dirs {
         // As long as a directory is open no other has its identity: one that is there before and
         // after these looks was there throughout, and a tree would have been marked.
@@ -201,8 +248,13 @@ fn remove_if_empty(root: &Root, path: PathBuf) -> io::Result<()> {
     root.dir.rmdir(path)
 }
 
-fn sweep_beside(root: &Arc<Root>, entry: &EntryPath, report: &mut GcReport) -> Result<()> {
-    match take_beside(root, entry) {
+pub(crate) fn sweep_beside(
+    root: &Arc<Root>,
+    entry: &EntryPath,
+    report: &mut GcReport,
+    mode: Mode,
+) -> Result<()> {
+    match take_beside(root, entry, mode) {
         Ok(taken) => report.swept += u64::from(taken),
         Err(err) if is_forbidden(&err) => report.keep_at(&err, KeptReason::NotPermitted),
         Err(err) if err.kind() == ErrorKind::Corrupt => report.keep_at(&err, KeptReason::Foreign),
@@ -213,7 +265,7 @@ fn sweep_beside(root: &Arc<Root>, entry: &EntryPath, report: &mut GcReport) -> R
 
 /// Removes a lock file or a sidecar that nothing needs: of a tree or value that is not there, or, in
 /// a store of files, of any.
-fn take_beside(root: &Arc<Root>, entry: &EntryPath) -> Result<bool> {
+fn take_beside(root: &Arc<Root>, entry: &EntryPath, mode: Mode) -> Result<bool> {
     let is_needed = || match presence::look(root, entry) {
         // The directory that it was found in may be gone by now, and a tree in its place.
         Ok(_) if presence::is_inside(root, entry)? => Ok(true),
@@ -232,6 +284,9 @@ fn take_beside(root: &Arc<Root>, entry: &EntryPath) -> Result<bool> {
     let content = opened.and_then(|file| sys::read_start(&file, record::MAX_BYTES + 1));
     if content.is_ok_and(|content| !can_be_in_a_lock_file(&content)) {
         return Err(Error::corrupt(at(), "there is a file that is no lock file"));
+    }
+    if mode == Mode::DryRun {
+        return lock::is_held(root, entry).map(|held| !held);
     }
     // A sidecar may be alone. A lock file that is gone by now needs nobody to take it.
     let create = root.kind == StoreKind::Dirs;
@@ -260,7 +315,7 @@ fn take_beside(root: &Arc<Root>, entry: &EntryPath) -> Result<bool> {
 }
 
 /// What is in `tmp/`. Names that are not ours are left alone.
-fn sweep_staged(root: &Arc<Root>, report: &mut GcReport) -> Result<()> {
+pub(crate) fn sweep_staged(root: &Arc<Root>, report: &mut GcReport, mode: Mode) -> Result<()> {
     let at = || root.absolute(TMP);
     let names = match sys::absent_is_none(root.dir.list(TMP)) {
         Err(err) if is_refused(&err) => {
@@ -282,16 +337,24 @@ fn sweep_staged(root: &Arc<Root>, report: &mut GcReport) -> Result<()> {
         // The directory, its lock and its sidecar are one staged thing.
         let stem = owner(&found.name).unwrap_or_else(|| found.name.clone());
         let swept = if named(&found.name, &[dispose::DEAD_PREFIX]) {
-            dispose::delete(root, &path).map(|()| true)
+            match mode {
+                Mode::Really => dispose::delete(root, &path).map(|()| true),
+                Mode::DryRun => Ok(true),
+            }
         } else if named(&found.name, &[staging::FILE_PREFIX, "m-", "l-"]) {
-            sweep_file(root, &path)
+            sweep_file(root, &path, mode)
         } else if named(&found.name, &["d-"]) {
-            sys::absent_is_none(root.dir.rmdir(&path)).map(|removed| removed.is_some())
+            match mode {
+                Mode::Really => {
+                    sys::absent_is_none(root.dir.rmdir(&path)).map(|removed| removed.is_some())
+                }
+                Mode::DryRun => Ok(true),
+            }
         } else if named(&stem, &[staging::TREE_PREFIX, staging::BATCH_PREFIX]) {
             if !stems.insert(stem.clone()) {
                 continue;
             }
-            sweep_dir(root, &Path::new(TMP).join(&stem))
+            sweep_dir(root, &Path::new(TMP).join(&stem), mode)
         } else {
             report.keep(root, path, KeptReason::Foreign);
             continue;
@@ -299,6 +362,8 @@ fn sweep_staged(root: &Arc<Root>, report: &mut GcReport) -> Result<()> {
         match swept {
             Ok(swept) => report.swept += u64::from(swept),
             Err(err) if is_refused(&err) => report.keep(root, path, KeptReason::NotPermitted),
+            // No room for the lock file of a staged tree that has lost it: another time.
+            Err(err) if err.kind() == io::ErrorKind::StorageFull => {}
             Err(err) => return Err(err).writing("sweep what is staged", || root.absolute(&path)),
         }
     }
@@ -323,15 +388,22 @@ fn lock_staged(root: &Root, path: &Path, create: bool) -> io::Result<Option<std:
     Ok((now == Some(meta.id)).then_some(file))
 }
 
-fn sweep_file(root: &Root, path: &Path) -> io::Result<bool> {
+fn sweep_file(root: &Root, path: &Path, mode: Mode) -> io::Result<bool> {
     let Some(_locked) = lock_staged(root, path, false)? else {
         return Ok(false);
     };
+    if mode == Mode::DryRun {
+        return Ok(true);
+    }
     sys::absent_is_none(root.dir.unlink(path)).map(|removed| removed.is_some())
 }
 
-fn sweep_dir(root: &Root, path: &Path) -> io::Result<bool> {
+fn sweep_dir(root: &Root, path: &Path, mode: Mode) -> io::Result<bool> {
     let lock_path = with_suffix(path, LOCK_SUFFIX);
+    if mode == Mode::DryRun {
+        let is_locked = || lock_staged(root, &lock_path, false).map(|taken| taken.is_some());
+        return Ok(root.dir.look(&lock_path)?.is_none() || is_locked()?);
+    }
     let Some(lock) = lock_staged(root, &lock_path, true)? else {
         return Ok(false);
     };

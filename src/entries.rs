@@ -90,8 +90,8 @@ pub(crate) enum Item {
     Entry(EntryPath),
     /// A lock file or sidecar, by the entry that it belongs to.
     Beside(EntryPath),
-    /// A directory that is no entry, before what is in it.
-    Directory(PathBuf),
+    /// A directory that is no entry, before what is in it; and whether that is nothing.
+    Directory(PathBuf, bool),
     /// Nothing that a store puts there.
     Stranger(PathBuf),
 }
@@ -122,10 +122,11 @@ impl Walk {
 
     /// Begins. Separate from `new`, so that making an iterator cannot fail.
     pub(crate) fn start(&mut self) -> Result<()> {
-        self.descend(PathBuf::new())
+        self.descend(PathBuf::new()).map(drop)
     }
 
-    fn descend(&mut self, path: PathBuf) -> Result<()> {
+    /// `true`: there is nothing in it.
+    fn descend(&mut self, path: PathBuf) -> Result<bool> {
         let at_top = path.as_os_str().is_empty();
         let listed = self
             .root
@@ -140,7 +141,7 @@ impl Walk {
                         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
                     ) =>
             {
-                return Ok(());
+                return Ok(false);
             }
             listed => listed.reading("list a directory of the store", || {
                 self.root.absolute(&path)
@@ -154,12 +155,13 @@ impl Walk {
             .iter()
             .filter_map(|found| owner(&found.name))
             .collect();
+        let is_empty = names.is_empty();
         self.levels.push(Level {
             path,
             names,
             beside,
         });
-        Ok(())
+        Ok(is_empty)
     }
 
     /// Whether a directory is an entry although the listing had nothing beside it: a listing takes
@@ -211,8 +213,8 @@ impl Walk {
             if kind != Kind::Dir {
                 return Ok(Some(Item::Stranger(path)));
             }
-            self.descend(path.clone())?;
-            return Ok(Some(Item::Directory(path)));
+            let is_empty = self.descend(path.clone())?;
+            return Ok(Some(Item::Directory(path, is_empty)));
         }
     }
 }

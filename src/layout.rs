@@ -15,6 +15,10 @@ pub(crate) const MARKER: &str = "larder-store";
 pub(crate) const CACHEDIR_TAG: &str = "CACHEDIR.TAG";
 pub(crate) const GC_LOCK: &str = "gc.lock";
 pub(crate) const TMP: &str = "tmp";
+/// An empty file that becomes a lock file where none can be made, because the disk is full.
+pub(crate) const SPARE: &str = "larder-spare";
+/// A file for each key that is pinned.
+pub(crate) const PINS: &str = "larder-pins";
 /// Everything that begins like this, there, is or will be the store's.
 pub(crate) const RESERVED_PREFIX: &str = "larder-";
 

@@ -110,17 +110,22 @@ mod manifest;
 mod belief;
 mod publish;
 mod entries;
+mod pins;
+mod report;
+mod policy;
+mod evict;
 mod collect;
+mod gc;
 mod file_store;
 mod dir_store;
 
-pub use collect::{GcReport, Kept, KeptReason};
 pub use digest::Expect;
 pub use dir_store::{DirLease, KVDirLock, KVDirStore, StagedTree};
 pub use entries::{Entries, Entry};
 pub use error::{Error, ErrorKind, Result};
 pub use file_store::{Batch, KVFileLock, KVFileStore, LockedRead, LockedWrite, Value, ValueWriter};
 pub use footer::MAX_METADATA_BYTES;
+pub use gc::{Collectable, gc_all};
 pub use holder::Holder;
 pub use key::{ArtifactHash, Labelled, PathKey, nested_path};
 pub use lock::{CancelToken, Wait, WaitInfo};
@@ -128,11 +133,15 @@ pub use manifest::TreeReport;
 pub use marker::Share;
 pub use options::{Barrier, Durability, StoreOptions, Verify};
 pub use outcome::{Integrity, Outcome};
+pub use pins::Pin;
+pub use policy::GcPolicy;
+pub use report::{GcProgress, GcReason, GcReport, Kept, KeptReason, Removed};
 
 /// For this crate's own tests and fuzz targets.
 #[cfg(feature = "__fault")]
 #[doc(hidden)]
 pub mod __fault {
+    pub use crate::sys::clock::set as set_clock;
     pub use crate::sys::fault::{Fault, arm, calls, disarm};
 
     /// Reads a lock record, as a waiter does.

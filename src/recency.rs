@@ -5,6 +5,7 @@
 use std::time::{Duration, SystemTime};
 
 use crate::root::Root;
+use crate::sys::clock;
 
 /// A time further ahead than this is from a clock that was wrong.
 const FUTURE: Duration = Duration::from_secs(24 * 60 * 60);
@@ -15,10 +16,10 @@ pub(crate) fn is_due(root: &Root, recorded: SystemTime) -> bool {
     // A touch on overlayfs would copy the whole file up from the lower layer.
     !root.options.read_only
         && !root.file_system.overlay
-        && is_stale(recorded, SystemTime::now(), root.options.touch_after)
+        && is_stale(recorded, clock::now(), root.options.touch_after)
 }
 
-fn is_stale(recorded: SystemTime, now: SystemTime, touch_after: Duration) -> bool {
+pub(crate) fn is_stale(recorded: SystemTime, now: SystemTime, touch_after: Duration) -> bool {
     match now.duration_since(recorded) {
         Ok(age) => age >= touch_after,
         Err(ahead) => ahead.duration() > FUTURE,

@@ -94,6 +94,65 @@ pub(crate) fn finish(root: &Root, tree: &Path) -> io::Result<Contents> {
     Ok(contents)
 }
 
+/// How much disk a tree takes, and how much comes back when it goes: not what has a name outside it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Usage {
+    pub(crate) bytes: u64,
+    pub(crate) frees: u64,
+}
+
+/// Measures a published tree, which does not count as a use. What this process may not look into, or what
+/// goes meanwhile, is left out.
+pub(crate) fn disk_usage(root: &Root, tree: &Path) -> io::Result<Usage> {
+    let mut usage = Usage::default();
+    let mut left = vec![tree.to_path_buf()];
+    let mut linked: HashMap<FileId, u64> = HashMap::new();
+    while let Some(path) = left.pop() {
+        let names = match root.dir.list_quietly(&path) {
+            Err(err)
+                if matches!(
+                    err.kind(),
+                    io::ErrorKind::NotFound
+                        | io::ErrorKind::NotADirectory
+                        | io::ErrorKind::PermissionDenied
+                ) =>
+            {
+                Vec::new()
+            }
+            names => names?,
+        };
+        if path == tree {
+            let own = root.dir.look(&path)?.map_or(0, |meta| meta.allocated);
+            usage.bytes += own;
+            usage.frees += own;
+        }
+        for found in names {
+            let inside = path.join(&found.name);
+            let meta = match root.dir.look(&inside) {
+                Err(err) if err.kind() == io::ErrorKind::PermissionDenied => continue,
+                looked => looked?,
+            };
+            let Some(meta) = meta else { continue };
+            let mut seen = 1;
+            if meta.kind == Kind::Dir {
+                left.push(inside);
+            } else if meta.links > 1 {
+                let names = linked.entry(meta.id).or_insert(0);
+                *names += 1;
+                seen = *names;
+            }
+            // A file of several names counts once, and comes back if all of them are in here.
+            if seen == 1 {
+                usage.bytes += meta.allocated;
+            }
+            if meta.kind == Kind::Dir || seen == meta.links {
+                usage.frees += meta.allocated;
+            }
+        }
+    }
+    Ok(usage)
+}
+
 fn file_mode(root: &Root, mode: u32) -> u32 {
     let mut mode = mode;
     if root.is_group_shared() {

@@ -10,7 +10,7 @@ use larder::PathKey;
 
 use crate::content::{Key, Kind};
 
-const OWN: [&str; 3] = ["CACHEDIR.TAG", "larder-store", "gc.lock"];
+const OWN: [&str; 4] = ["CACHEDIR.TAG", "larder-store", "larder-spare", "gc.lock"];
 
 /// Compares all that is below the stores' directories, but for what is in trees, with what should
 /// be there when these keys have values.

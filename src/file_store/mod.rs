@@ -5,17 +5,22 @@
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::collect::{self, GcReport};
+use crate::collect;
 use crate::digest::Expect;
-use crate::entries::Entries;
+use crate::entries::{Entries, Entry};
 use crate::error::{IoContext, Result};
+use crate::gc;
 use crate::key::{ArtifactHash, PathKey};
 use crate::layout::EntryPath;
 use crate::lock::{self, CancelToken, KeyLock, Taken, Tried, Wait, WaitInfo, Waiting};
 use crate::marker::{Format, StoreKind};
 use crate::options::StoreOptions;
+use crate::pins::{self, Pin};
+use crate::policy::GcPolicy;
 use crate::publish;
+use crate::report::GcReport;
 use crate::root::Root;
 use crate::staging::StagedFile;
 use crate::sys;
@@ -79,6 +84,17 @@ impl StoreOptions {
         })
     }
 }
+
+impl gc::sealed::Sealed for KVFileStore {
+    fn parts(&self) -> gc::sealed::Parts<'_> {
+        gc::sealed::Parts {
+            root: &self.root,
+            waiting: &self.waiting,
+        }
+    }
+}
+
+impl gc::Collectable for KVFileStore {}
 
 impl KVFileStore {
     /// Opens the store in this directory, and creates it, with the directories above it, if it is
@@ -430,6 +446,99 @@ impl KVFileStore {
     /// As [`clear`](Self::clear).
     pub fn sweep(&self) -> Result<GcReport> {
         collect::sweep(&self.root)
+    }
+
+    /// Removes the least recently used values until the policy's limits hold, and what dead processes left
+    /// behind.
+    ///
+    /// No value goes that is in use, pinned, or was used within the policy's
+    /// [`min_idle`](GcPolicy::min_idle); what was to go and was kept is in the report, and others go in its
+    /// place. One process at a time collects: a second waits for it, as this view of the store waits for
+    /// locks. It works on a full disk.
+    ///
+    /// # Errors
+    ///
+    /// [`Busy`](crate::ErrorKind::Busy) and [`Cancelled`](crate::ErrorKind::Cancelled) as this view waits;
+    /// [`Io`](crate::ErrorKind::Io) or [`ReadOnly`](crate::ErrorKind::ReadOnly). What may not be removed is
+    /// no error but in the report.
+    pub fn gc(&self, policy: &GcPolicy) -> Result<GcReport> {
+        gc::collect(&self.root, &self.waiting, policy, None)
+    }
+
+    /// As [`gc`](Self::gc), but nothing for which `keep` says `true`: what somebody still refers to.
+    ///
+    /// It is asked about each value that is to go, without any lock, so that it may use the store.
+    ///
+    /// # Errors
+    ///
+    /// As [`gc`](Self::gc).
+    pub fn gc_keeping(
+        &self,
+        policy: &GcPolicy,
+        keep: impl FnMut(&Entry) -> bool,
+    ) -> Result<GcReport> {
+        gc::collect(&self.root, &self.waiting, policy, Some(Box::new(keep)))
+    }
+
+    /// As [`gc`](Self::gc), if the last collection by anybody ended at least `interval` ago; a new store
+    /// counts as collected. `None`: it is not due, which costs one `stat`, or another process is at it,
+    /// which is not waited for.
+    ///
+    /// # Errors
+    ///
+    /// As [`gc`](Self::gc), without `Busy` and `Cancelled`.
+    pub fn gc_if_due(&self, policy: &GcPolicy, interval: Duration) -> Result<Option<GcReport>> {
+        gc::collect_if_due(&self.root, policy, interval)
+    }
+
+    /// Pins a key: no collection takes its value, nor does [`clear`](Self::clear), until
+    /// [`unpin`](Self::unpin). [`remove`](Self::remove) does all the same. `false`: there is no value now;
+    /// the pin then holds for one that comes.
+    ///
+    /// The pin is on the disk when this returns, whatever the store's durability is.
+    ///
+    /// # Errors
+    ///
+    /// [`Io`](crate::ErrorKind::Io) or [`ReadOnly`](crate::ErrorKind::ReadOnly);
+    /// [`Busy`](crate::ErrorKind::Busy) and [`Cancelled`](crate::ErrorKind::Cancelled) as this view waits
+    /// for who may be removing the value: the key is pinned then.
+    pub fn pin<K: PathKey + ?Sized>(&self, key: &K) -> Result<bool> {
+        let entry = EntryPath::of(key)?;
+        pins::pin(&self.root, &entry)?;
+        if !publish::is_there(&self.root, &entry)? {
+            return Ok(false);
+        }
+        // Whoever looked for the pin before it was there is done when the lock is ours.
+        let _lock = lock::exclusive(&self.root, &entry, &mut self.waiting.start())?;
+        publish::is_there(&self.root, &entry)
+    }
+
+    /// Takes a pin away. `false`: there was none.
+    ///
+    /// # Errors
+    ///
+    /// [`Io`](crate::ErrorKind::Io) or [`ReadOnly`](crate::ErrorKind::ReadOnly).
+    pub fn unpin<K: PathKey + ?Sized>(&self, key: &K) -> Result<bool> {
+        pins::unpin(&self.root, &EntryPath::of(key)?)
+    }
+
+    /// The keys that are pinned, in the order of their paths. A [`Pin`] is a key.
+    ///
+    /// # Errors
+    ///
+    /// [`Io`](crate::ErrorKind::Io); [`Corrupt`](crate::ErrorKind::Corrupt) if something that is no pin is
+    /// among them.
+    pub fn pins(&self) -> Result<Vec<Pin>> {
+        pins::list(&self.root)
+    }
+
+    /// Whether a key is pinned.
+    ///
+    /// # Errors
+    ///
+    /// [`Io`](crate::ErrorKind::Io).
+    pub fn is_pinned<K: PathKey + ?Sized>(&self, key: &K) -> Result<bool> {
+        pins::is_pinned(&self.root, &EntryPath::of(key)?)
     }
 
     /// An empty batch, to publish many small values at the cost of one barrier. Its locks are waited

@@ -67,12 +67,23 @@ pub(super) fn open_or_create(root: &Root, entry: &EntryPath) -> Result<File> {
                     Err(err) => Err(err).writing("create the key's directories", at),
                 }
             }
+            Err(err) if is_full(&err) => match root.spend_spare(entry) {
+                Ok(true) => continue,
+                _ => Err(err).writing("create the lock file", at),
+            },
             opened => check_regular(opened, root, entry),
         };
         // Some directories may have been made, and the next one, or the file, not.
         return opened.inspect_err(|_| root.prune_directories(entry));
     }
     Err(io::Error::from(io::ErrorKind::NotFound)).reading("create the lock file", at)
+}
+
+fn is_full(err: &io::Error) -> bool {
+    matches!(
+        err.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
 }
 
 fn open_or_create_once(root: &Root, entry: &EntryPath) -> io::Result<File> {

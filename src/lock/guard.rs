@@ -166,7 +166,7 @@ impl Drop for KeyLock {
                 || matches!(identity(&self.root, &self.entry), Ok(Some(id)) if id == self.id);
             if !self.keeps_file() && is_named() {
                 // First the name, then the lock: who opens it from now on makes a new file.
-                deleted = self.root.dir.unlink(self.entry.lock()).is_ok();
+                deleted = self.root.retire_lock_file(&self.entry).is_ok();
             }
         }
         let _ = flock::unlock(&self.file);

@@ -27,12 +27,14 @@ use crate::marker::StoreKind;
 use crate::root::Root;
 use crate::sys;
 
+mod collector;
 mod file;
 mod guard;
 mod process;
 pub(crate) mod record;
 mod wait;
 
+pub(crate) use collector::{CollectorLock, collector, try_collector};
 pub(crate) use guard::KeyLock;
 pub(crate) use process::{NotedLease, computing, leased_here};
 pub use wait::{CancelToken, Wait, WaitInfo};
@@ -200,6 +202,20 @@ pub(crate) fn try_exclusive(root: &Arc<Root>, entry: &EntryPath, create: bool) -
             return Ok(Tried::Lock(lock));
         }
     }
+}
+
+/// Whether somebody holds a key's lock, in whatever mode. Creates and deletes nothing; takes the lock for
+/// a moment to find out.
+pub(crate) fn is_held(root: &Root, entry: &EntryPath) -> Result<bool> {
+    let opened = sys::absent_is_none(root.dir.open_read(entry.lock()));
+    let Some(file) = opened.reading("look at the lock file", || at_lock(root, entry))? else {
+        return Ok(false);
+    };
+    let free = try_flock(root, entry, &file, Mode::Exclusive)?;
+    if free {
+        let _ = sys::flock::unlock(&file); // closing it does too
+    }
+    Ok(!free)
 }
 
 /// Waits for `file`, which was found busy, as long as the caller wants to. `false`: it is not locked,

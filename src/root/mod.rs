@@ -6,9 +6,10 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{Repr, Result};
-use crate::layout::{EntryPath, TMP};
+use crate::layout::{EntryPath, SPARE, TMP};
 use crate::marker::{Format, Share, StoreKind};
 use crate::options::StoreOptions;
 use crate::sys::{self, Dir, FileSystem, temp};
@@ -35,6 +36,8 @@ pub(crate) struct Root {
     pub(crate) file_system: FileSystem,
     share: Share,
     path: PathBuf,
+    /// The spare file was taken, and the next lock file that is done with takes its place.
+    lacks_spare: AtomicBool,
 }
 
 impl Root {
@@ -163,7 +166,7 @@ impl Root {
         Ok(self.dir.stat(".")?.links == 0)
     }
 
-    fn make_directory(&self, path: &Path) -> io::Result<()> {
+    pub(crate) fn make_directory(&self, path: &Path) -> io::Result<()> {
         if !self.is_group_shared() {
             return match self.dir.mkdir(path, 0o777) {
                 Err(err) if err.kind() == io::ErrorKind::AlreadyExists => Ok(()),
@@ -196,6 +199,33 @@ impl Root {
             }
             renamed => renamed,
         }
+    }
+
+    /// Lets the spare file become the lock file of an entry that is there, where the disk has no room for
+    /// a new one: without a lock nothing could be removed. `false`: this cannot be.
+    pub(crate) fn spend_spare(&self, entry: &EntryPath) -> io::Result<bool> {
+        let is_there = |path: &Path| Ok::<_, io::Error>(self.dir.look(path)?.is_some());
+        if !is_there(entry.value())? && !is_there(&entry.sidecar())? {
+            return Ok(false);
+        }
+        // Never over a lock file that somebody else has just made, and perhaps holds.
+        match self.dir.rename_new(SPARE, entry.lock()) {
+            Ok(()) => {
+                self.lacks_spare.store(true, Ordering::Relaxed);
+                Ok(true)
+            }
+            Err(err) if err.kind() == io::ErrorKind::AlreadyExists => Ok(true),
+            // Somebody else has it, or the file system has no such rename.
+            Err(_) => Ok(false),
+        }
+    }
+
+    /// Takes a lock file's name away, whoever waits for it: it becomes the spare file, if that is missing.
+    pub(crate) fn retire_lock_file(&self, entry: &EntryPath) -> io::Result<()> {
+        if self.lacks_spare.swap(false, Ordering::Relaxed) {
+            return self.dir.rename(entry.lock(), SPARE);
+        }
+        self.dir.unlink(entry.lock())
     }
 
     /// Removes the directories above an entry, as far up as they are empty.

@@ -8,10 +8,11 @@ use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use super::Root;
 use crate::error::{Error, IoContext, Result};
-use crate::layout::{self, CACHEDIR_TAG, GC_LOCK, MARKER, RESERVED_PREFIX, TMP};
+use crate::layout::{self, CACHEDIR_TAG, GC_LOCK, MARKER, RESERVED_PREFIX, SPARE, TMP};
 use crate::marker::{Format, MAX_BYTES, Marker, StoreKind};
 use crate::options::StoreOptions;
 use crate::sys::{self, Dir, Errno, Kind, host};
@@ -61,6 +62,7 @@ impl Root {
             trust: Trust::default(),
             share: options.share.unwrap_or_default(),
             path,
+            lacks_spare: AtomicBool::new(false),
         };
         let marker = match root.read_marker()? {
             Some(marker) => Some(marker),
@@ -257,6 +259,7 @@ impl Root {
                 self.sync_marker(created_below)?;
                 // Seen empty after a power cut, and then empty for good: nothing makes it again.
                 self.make_own_file(CACHEDIR_TAG, CACHEDIR_TAG_TEXT, sys::sync_all)?;
+                self.keep_spare()?;
                 self.make_own_file(GC_LOCK, "", |_| Ok(()))?;
             }
             Ok(())
@@ -265,6 +268,18 @@ impl Root {
             Err(err) if err.kind() == crate::ErrorKind::ReadOnly => Ok(()),
             made => made,
         }
+    }
+
+    /// Makes sure that there is a spare file. Nothing is written to it, so it needs no sync.
+    pub(crate) fn keep_spare(&self) -> Result<()> {
+        let there = self.dir.look(SPARE);
+        if there
+            .writing("look for", || self.absolute(SPARE))?
+            .is_none()
+        {
+            self.make_own_file(SPARE, "", |_| Ok(()))?;
+        }
+        Ok(())
     }
 
     /// Makes the marker's name durable, and those of the directories above it.

@@ -117,6 +117,23 @@ impl Dir {
         })
     }
 
+    /// Renames, but never over another; `EINVAL` or `ENOSYS` where the file system cannot.
+    pub(crate) fn rename_new(
+        &self,
+        from: impl AsRef<Path>,
+        to: impl AsRef<Path>,
+    ) -> io::Result<()> {
+        retried("rename-new", || {
+            rustix::fs::renameat_with(
+                &self.fd,
+                from.as_ref(),
+                &self.fd,
+                to.as_ref(),
+                RenameFlags::NOREPLACE,
+            )
+        })
+    }
+
     /// Renames something to a path relative to another directory.
     pub(crate) fn rename_to(
         &self,
@@ -239,10 +256,30 @@ impl Dir {
 
     /// All names in a directory below this one, or (`.`) in this one.
     pub(crate) fn list(&self, path: impl AsRef<Path>) -> io::Result<Vec<Found>> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
-        let fd = self.open_with("open-list", path.as_ref(), flags, 0)?;
+        self.list_with(path.as_ref(), OFlags::empty())
+    }
+
+    /// As [`list`](Self::list), and listing does not count as a use, where this process may ask for that.
+    pub(crate) fn list_quietly(&self, path: impl AsRef<Path>) -> io::Result<Vec<Found>> {
+        #[cfg(target_os = "linux")]
+        match self.list_with(path.as_ref(), OFlags::NOATIME) {
+            Err(err) if super::is(&err, Errno::PERM) => {}
+            listed => return listed,
+        }
+        self.list(path)
+    }
+
+    fn list_with(&self, path: &Path, flags: OFlags) -> io::Result<Vec<Found>> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | flags;
+        let fd = self.open_with("open-list", path, flags, 0)?;
         let mut dir = rustix::fs::Dir::new(fd)?;
         retried("getdents", || names_in(&mut dir))
+    }
+
+    /// How many bytes are free for this user on the file system.
+    pub(crate) fn free_bytes(&self) -> io::Result<u64> {
+        let stat = retried("fstatvfs", || rustix::fs::fstatvfs(&self.fd))?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 
     /// Fails where the file system is mounted read-only, whoever asks.

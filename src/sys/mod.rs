@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{Mode, Stat, Timespec, Timestamps};
 
+pub(crate) mod clock;
 mod dir;
 pub(crate) mod fault;
 pub(crate) mod flock;
@@ -58,6 +59,10 @@ pub(crate) enum Kind {
 impl FileId {
     pub(crate) fn inode(self) -> u64 {
         self.ino
+    }
+
+    pub(crate) fn device(self) -> u64 {
+        self.dev
     }
 }
 

@@ -293,9 +293,15 @@ pub(crate) fn listing(base: &Path) -> BTreeSet<String> {
 
 /// What `new` makes, and nothing else.
 pub(crate) fn empty_store() -> BTreeSet<String> {
-    ["CACHEDIR.TAG", "gc.lock", "larder-store", "tmp/"]
-        .map(str::to_owned)
-        .into()
+    [
+        "CACHEDIR.TAG",
+        "gc.lock",
+        "larder-spare",
+        "larder-store",
+        "tmp/",
+    ]
+    .map(str::to_owned)
+    .into()
 }
 
 /// This binary, or a copy of it, where other users can run it.

@@ -1,0 +1,417 @@
+//! Collection: looks a store through, asks `evict` what has to go, and takes it away.
+//!
+//! May call everything below the stores. Invariant: an entry goes only under its key's exclusive lock,
+//! taken without waiting, after it was seen there to be the one that was planned, not used since and not
+//! pinned. What the limits still ask for after something was kept, they ask of others.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::collect::{self, Mode};
+use crate::entries::{self, Entry, Item, Walk};
+use crate::error::{IoContext, Result};
+use crate::evict::{self, Candidate, Goal, State, StoreFacts, Verdict};
+use crate::layout::{EntryPath, GC_LOCK};
+use crate::lock::{self, CollectorLock, Tried, Waiting};
+use crate::pins::{self, Pinned};
+use crate::policy::GcPolicy;
+use crate::recency;
+use crate::report::{GcProgress, GcReason, GcReport, KeptReason, Removed};
+use crate::root::Root;
+use crate::sys::clock;
+
+pub(crate) mod sealed {
+    use super::{Arc, Root, Waiting};
+
+    /// What a collection needs of a store.
+    #[derive(Clone, Copy, Debug)]
+    pub struct Parts<'a> {
+        pub(crate) root: &'a Arc<Root>,
+        pub(crate) waiting: &'a Waiting,
+    }
+
+    /// Of this crate's stores only.
+    pub trait Sealed {
+        #[doc(hidden)]
+        fn parts(&self) -> Parts<'_>;
+    }
+}
+
+/// A store that [`gc_all`] can collect: [`KVFileStore`](crate::KVFileStore) and
+/// [`KVDirStore`](crate::KVDirStore).
+pub trait Collectable: sealed::Sealed {}
+
+/// Collects several stores under one policy: its limits hold for all of them together, the least recently
+/// used going first, whichever it is in. `min_free` is asked of each file system.
+///
+/// It takes the stores' collection locks as each of them waits, always in the same order.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let dir = tempfile::tempdir()?;
+/// use larder::{GcPolicy, KVDirStore, KVFileStore};
+///
+/// let archives = KVFileStore::new(dir.path().join("archives"))?;
+/// let unpacked = KVDirStore::new(dir.path().join("unpacked"))?;
+/// larder::gc_all(&[&archives, &unpacked], &GcPolicy::default().max_size(20 << 30))?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+///
+/// As [`KVFileStore::gc`](crate::KVFileStore::gc).
+pub fn gc_all(stores: &[&dyn Collectable], policy: &GcPolicy) -> Result<GcReport> {
+    let mut parts = Vec::new();
+    for store in stores {
+        let sealed::Parts { root, waiting } = store.parts();
+        let base = root.dir.stat(".");
+        let id = base
+            .reading("look at the store", || root.path().to_path_buf())?
+            .id;
+        parts.push((id, root, waiting));
+    }
+    // The same store twice would wait for itself, and two callers in another order for each other.
+    parts.sort_by_key(|(id, ..)| *id);
+    parts.dedup_by_key(|(id, ..)| *id);
+    let roots: Vec<&Arc<Root>> = parts.iter().map(|(_, root, _)| *root).collect();
+    let mut locks = Vec::new();
+    if !policy.dry_run {
+        for (_, root, waiting) in &parts {
+            collect::check_writable(root, "collect the store")?;
+            locks.push(lock::collector(root, &mut waiting.start())?);
+        }
+    }
+    run(&roots, policy, None, &locks)
+}
+
+type Keeping<'a> = Box<dyn FnMut(&Entry) -> bool + 'a>;
+
+/// Collects one store.
+pub(crate) fn collect(
+    root: &Arc<Root>,
+    waiting: &Waiting,
+    policy: &GcPolicy,
+    keeping: Option<Keeping<'_>>,
+) -> Result<GcReport> {
+    let mut locks = Vec::new();
+    if !policy.dry_run {
+        collect::check_writable(root, "collect the store")?;
+        locks.push(lock::collector(root, &mut waiting.start())?);
+    }
+    run(&[root], policy, keeping, &locks)
+}
+
+/// Collects one store, if nobody has for so long. `None`: somebody has, or is doing it.
+pub(crate) fn collect_if_due(
+    root: &Arc<Root>,
+    policy: &GcPolicy,
+    interval: Duration,
+) -> Result<Option<GcReport>> {
+    let at = || root.absolute(GC_LOCK);
+    let is_due = |last| recency::is_stale(last, clock::now(), interval);
+    let found = root.dir.look(GC_LOCK);
+    let found = found.reading("look when the store was collected", at)?;
+    if found.is_some_and(|meta| !is_due(meta.modified)) {
+        return Ok(None);
+    }
+    if policy.dry_run {
+        return run(&[root], policy, None, &[]).map(Some);
+    }
+    collect::check_writable(root, "collect the store")?;
+    let Some(lock) = lock::try_collector(root)? else {
+        return Ok(None);
+    };
+    // Another may have ended between the look and the lock.
+    let last = lock.last();
+    let last = last.reading("look when the store was collected", at)?;
+    if found.is_some() && !is_due(last) {
+        return Ok(None);
+    }
+    run(&[root], policy, None, &[lock]).map(Some)
+}
+
+/// What was found in the stores, compactly: there may be millions.
+#[derive(Debug, Default)]
+struct Scan {
+    candidates: Vec<Candidate>,
+    inodes: Vec<u64>,
+    /// The keys' paths, one after the other, and where each ends.
+    paths: Vec<u8>,
+    ends: Vec<usize>,
+    /// Directories with nothing in them, which somebody who died has left.
+    empty: Vec<(usize, PathBuf)>,
+}
+
+impl Scan {
+    fn path(&self, index: usize) -> &Path {
+        let start = index.checked_sub(1).map_or(0, |before| self.ends[before]);
+        Path::new(OsStr::from_bytes(&self.paths[start..self.ends[index]]))
+    }
+}
+
+/// One collection, while it goes on.
+struct Collection<'a> {
+    roots: &'a [&'a Arc<Root>],
+    policy: &'a GcPolicy,
+    mode: Mode,
+    keeping: Option<Keeping<'a>>,
+    scan: Scan,
+    report: GcReport,
+    planned: u64,
+}
+
+/// How many entries are looked at between two words about it.
+const TELL_EVERY: u64 = 1024;
+
+fn run<'a>(
+    roots: &'a [&'a Arc<Root>],
+    policy: &'a GcPolicy,
+    keeping: Option<Keeping<'a>>,
+    locks: &[CollectorLock],
+) -> Result<GcReport> {
+    let mut collection = Collection {
+        roots,
+        policy,
+        mode: if policy.dry_run {
+            Mode::DryRun
+        } else {
+            Mode::Really
+        },
+        keeping,
+        scan: Scan::default(),
+        report: GcReport::default(),
+        planned: 0,
+    };
+    for (number, root) in roots.iter().enumerate() {
+        collect::sweep_staged(root, &mut collection.report, collection.mode)?;
+        collection.scan(number, root)?;
+        if collection.mode == Mode::Really {
+            // Only now, because there may have been no room for it before. Without it, what follows needs
+            // a little room for lock files.
+            let _ = root.keep_spare();
+        }
+    }
+    collection.evict()?;
+    collection.remove_empty_directories();
+    for lock in locks {
+        lock.note_end();
+    }
+    Ok(collection.report)
+}
+
+impl Collection<'_> {
+    fn scan(&mut self, number: usize, root: &Arc<Root>) -> Result<()> {
+        let pinned = Pinned::read(root)?;
+        let mut walk = Walk::new(root);
+        walk.start()?;
+        loop {
+            match walk.next() {
+                Ok(None) => return Ok(()),
+                Ok(Some(Item::Entry(entry))) => {
+                    match collect::look(root, &entry, self.policy.needs_sizes()) {
+                        Ok(Some(looked)) => self.note(number, &entry, &looked, &pinned),
+                        Ok(None) => {}
+                        Err(err) => {
+                            collect::keep_if_excused(root, &entry, err, &mut self.report)?;
+                        }
+                    }
+                }
+                Ok(Some(Item::Beside(entry))) => {
+                    collect::sweep_beside(root, &entry, &mut self.report, self.mode)?;
+                }
+                Ok(Some(Item::Directory(path, true))) => self.scan.empty.push((number, path)),
+                Ok(Some(Item::Directory(_, false))) => {}
+                Ok(Some(Item::Stranger(path))) => {
+                    self.report.keep(root, path, KeptReason::Foreign);
+                }
+                Err(err) if collect::is_forbidden(&err) => {
+                    self.report.keep_at(&err, KeptReason::NotPermitted);
+                }
+                Err(err) => return Err(err),
+            }
+        }
+    }
+
+    fn note(
+        &mut self,
+        number: usize,
+        entry: &EntryPath,
+        looked: &collect::Looked,
+        pinned: &Pinned,
+    ) {
+        self.report.examined += 1;
+        self.report.examined_bytes += looked.bytes;
+        self.scan.candidates.push(Candidate {
+            used: evict::nanos(looked.used),
+            bytes: looked.bytes,
+            frees: looked.frees,
+            store: u16::try_from(number).unwrap_or(u16::MAX),
+            state: if pinned.has(entry) {
+                State::Pinned
+            } else {
+                State::Loose
+            },
+        });
+        self.scan.inodes.push(looked.id.inode());
+        let path = entry.value().as_os_str().as_bytes();
+        self.scan.paths.extend_from_slice(path);
+        self.scan.ends.push(self.scan.paths.len());
+        if self.report.examined % TELL_EVERY == 0 {
+            self.tell(None);
+        }
+    }
+
+    fn tell(&self, just_removed: Option<&Removed>) {
+        self.policy.tell(&GcProgress {
+            examined: self.report.examined,
+            planned: self.planned,
+            removed: self.report.removed,
+            freed_bytes: self.report.freed_bytes,
+            just_removed,
+        });
+    }
+
+    /// What each store is on, and what those have free.
+    fn survey(&self) -> Result<(Vec<StoreFacts>, Vec<u64>)> {
+        let (mut stores, mut devices, mut free) = (Vec::new(), Vec::new(), Vec::new());
+        for root in self.roots {
+            let at = || root.path().to_path_buf();
+            let base = root.dir.stat(".").reading("look at the store", at)?;
+            let device = base.id.device();
+            let known = devices.iter().position(|known| *known == device);
+            let volume = known.unwrap_or(devices.len());
+            if known.is_none() {
+                devices.push(device);
+                let bytes = root.dir.free_bytes();
+                free.push(bytes.reading("ask for the free space", at)?);
+            }
+            let min_idle = self.policy.min_idle;
+            stores.push(StoreFacts {
+                volume,
+                min_idle: min_idle.unwrap_or(root.options.touch_after.saturating_mul(2)),
+            });
+        }
+        Ok((stores, free))
+    }
+
+    /// Removes until the limits hold, or nothing is left that may go.
+    fn evict(&mut self) -> Result<()> {
+        let now = clock::now();
+        let (stores, free) = self.survey()?;
+        let mut goal = Goal::new(self.policy, &self.scan.candidates, &free);
+        loop {
+            let steps = evict::plan(&self.scan.candidates, &goal, &stores, now);
+            if steps.is_empty() {
+                return Ok(());
+            }
+            let is_removal = |step: &&evict::Step| matches!(step.verdict, Verdict::Remove(_));
+            self.planned = self.report.removed + steps.iter().filter(is_removal).count() as u64;
+            for step in steps {
+                let index = step.index as usize;
+                let Candidate { store, frees, .. } = self.scan.candidates[index];
+                let root = self.roots[usize::from(store)];
+                let entry = EntryPath::checked(self.scan.path(index).to_path_buf())?;
+                let fate = match step.verdict {
+                    Verdict::Remove(reason) => self.remove(root, &entry, index, reason),
+                    Verdict::Keep(reason) => Ok(Fate::Kept(reason)),
+                };
+                self.scan.candidates[index].state = match fate {
+                    Ok(Fate::Gone) => {
+                        let short = &mut goal.short[stores[usize::from(store)].volume];
+                        *short = short.saturating_sub(frees);
+                        State::Gone
+                    }
+                    Ok(Fate::Kept(reason)) => {
+                        self.report.keep(root, entry.value(), reason);
+                        State::Settled
+                    }
+                    Err(err) => {
+                        collect::keep_if_excused(root, &entry, err, &mut self.report)?;
+                        State::Settled
+                    }
+                };
+            }
+        }
+    }
+
+    /// Removes one entry, or finds out that it would.
+    fn remove(
+        &mut self,
+        root: &Arc<Root>,
+        entry: &EntryPath,
+        index: usize,
+        reason: GcReason,
+    ) -> Result<Fate> {
+        // Without the lock, because the caller may ask the store about this very key.
+        if let Some(keeping) = &mut self.keeping {
+            match entries::describe(root, entry)? {
+                None => return Ok(Fate::Gone),
+                Some(entry) if keeping(&entry) => return Ok(Fate::Kept(KeptReason::ByCaller)),
+                Some(_) => {}
+            }
+        }
+        let lock = if self.mode == Mode::DryRun {
+            if lock::is_held(root, entry)? {
+                return Ok(Fate::Kept(KeptReason::InUse));
+            }
+            None
+        } else {
+            match lock::try_exclusive(root, entry, true)? {
+                Tried::Lock(lock) => Some(lock),
+                Tried::Busy | Tried::Absent => return Ok(Fate::Kept(KeptReason::InUse)),
+            }
+        };
+        let scanned = &self.scan.candidates[index];
+        // What was not measured is measured now, for the report.
+        let Some(looked) = collect::look(root, entry, !self.policy.needs_sizes())? else {
+            return Ok(Fate::Gone);
+        };
+        if looked.id.inode() != self.scan.inodes[index] || evict::nanos(looked.used) != scanned.used
+        {
+            return Ok(Fate::Kept(KeptReason::Changed));
+        }
+        if pins::is_pinned(root, entry)? {
+            return Ok(Fate::Kept(KeptReason::Pinned));
+        }
+        let freed_bytes = looked.frees.max(scanned.frees);
+        if let Some(lock) = lock {
+            if !collect::remove_under(lock)? {
+                return Ok(Fate::Gone);
+            }
+        }
+        let removed = Removed {
+            path: root.absolute(entry.value()),
+            reason,
+            freed_bytes,
+        };
+        self.report.removed_bytes += looked.len.unwrap_or(0);
+        self.report.note_removed(removed.clone());
+        self.tell(Some(&removed));
+        Ok(Fate::Gone)
+    }
+
+    /// And those above them that are empty then.
+    fn remove_empty_directories(&mut self) {
+        if self.mode == Mode::DryRun {
+            return;
+        }
+        for (number, path) in std::mem::take(&mut self.scan.empty) {
+            for path in path.ancestors().take_while(|path| *path != Path::new("")) {
+                // What is not empty any more, or not ours to remove, stays.
+                if collect::remove_if_empty(self.roots[number], path.to_path_buf()).is_err() {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// What became of an entry.
+enum Fate {
+    Gone,
+    Kept(KeptReason),
+}

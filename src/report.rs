@@ -1,0 +1,147 @@
+//! What came of a collection: plain data.
+
+use std::path::{Path, PathBuf};
+
+use crate::error::Error;
+use crate::root::Root;
+
+/// What a collection looked at, took and kept.
+///
+/// The counts are whole. The lists of what was removed and kept end at 10,000 each, so that a report of a
+/// million entries fits into memory; [`GcPolicy::on_progress`](crate::GcPolicy::on_progress) hears of
+/// everything that is removed.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct GcReport {
+    /// Entries that were looked at.
+    pub examined: u64,
+    /// Bytes that those take on disk. Of trees only where the policy asks for sizes; 0 for
+    /// [`clear`](crate::KVFileStore::clear).
+    pub examined_bytes: u64,
+    /// Entries that were removed.
+    pub removed: u64,
+    /// The sum of the lengths of the removed entries, as far as they were known.
+    pub removed_bytes: u64,
+    /// What their removal gave back to the disk: their allocated blocks, without those of files that have
+    /// a name outside the store. What somebody still has open comes back when it is closed.
+    pub freed_bytes: u64,
+    /// Which entries were removed by a policy, and why; the first 10,000.
+    pub removed_entries: Vec<Removed>,
+    /// Things that dead processes had left and that were removed: staged values and trees, trees
+    /// half deleted, lock files, what was known of trees that are gone.
+    pub swept: u64,
+    /// What should have gone and was kept; the first 10,000.
+    pub kept: Vec<Kept>,
+    /// How many there are of those, if they are more.
+    pub kept_count: u64,
+}
+
+/// An entry that a collection removed, or in a dry run would have removed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Removed {
+    /// Its absolute path.
+    pub path: PathBuf,
+    /// Why.
+    pub reason: GcReason,
+    /// What it gave back to the disk.
+    pub freed_bytes: u64,
+}
+
+/// The limit for which an entry was removed: the first that was exceeded, in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum GcReason {
+    /// [`GcPolicy::max_age`](crate::GcPolicy::max_age).
+    Age,
+    /// [`GcPolicy::max_size`](crate::GcPolicy::max_size).
+    Size,
+    /// [`GcPolicy::max_entries`](crate::GcPolicy::max_entries).
+    Entries,
+    /// [`GcPolicy::min_free`](crate::GcPolicy::min_free).
+    FreeSpace,
+}
+
+/// Something that a collection kept although it was to go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Kept {
+    /// Its absolute path.
+    pub path: PathBuf,
+    /// Why.
+    pub reason: KeptReason,
+}
+
+/// Why a collection kept something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum KeptReason {
+    /// Somebody holds the key's lock, or leases the tree.
+    InUse,
+    /// It belongs to somebody else, and this process may not remove it.
+    NotPermitted,
+    /// It is not of the store.
+    Foreign,
+    /// It was used within [`GcPolicy::min_idle`](crate::GcPolicy::min_idle).
+    TooRecent,
+    /// It is pinned.
+    Pinned,
+    /// The caller of `gc_keeping` wants it.
+    ByCaller,
+    /// It was used or replaced after the collection had looked at it.
+    Changed,
+}
+
+/// How far a collection is.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct GcProgress<'a> {
+    /// Entries looked at so far.
+    pub examined: u64,
+    /// Entries that are to be removed, as far as that is known; 0 while the store is looked through.
+    pub planned: u64,
+    /// Entries removed so far.
+    pub removed: u64,
+    /// Bytes given back to the disk so far.
+    pub freed_bytes: u64,
+    /// What was removed just now.
+    pub just_removed: Option<&'a Removed>,
+}
+
+/// How many are listed by name.
+const MOST_LISTED: usize = 10_000;
+
+impl GcReport {
+    pub(crate) fn keep(&mut self, root: &Root, path: impl AsRef<Path>, reason: KeptReason) {
+        self.keep_absolute(root.absolute(path), reason);
+    }
+
+    /// The same for what an error is about.
+    pub(crate) fn keep_at(&mut self, err: &Error, reason: KeptReason) {
+        self.keep_absolute(err.path().unwrap_or(Path::new("")).to_path_buf(), reason);
+    }
+
+    fn keep_absolute(&mut self, path: PathBuf, reason: KeptReason) {
+        let kept = Kept { path, reason };
+        // A sweep meets what was met before it again. That is never much, but what is too recent can be.
+        let repeats = matches!(
+            reason,
+            KeptReason::Foreign | KeptReason::NotPermitted | KeptReason::InUse
+        );
+        if repeats && self.kept.contains(&kept) {
+            return;
+        }
+        self.kept_count += 1;
+        if self.kept.len() < MOST_LISTED {
+            self.kept.push(kept);
+        }
+    }
+
+    pub(crate) fn note_removed(&mut self, removed: Removed) {
+        self.removed += 1;
+        self.freed_bytes += removed.freed_bytes;
+        if self.removed_entries.len() < MOST_LISTED {
+            self.removed_entries.push(removed);
+        }
+    }
+}
