@@ -41,6 +41,7 @@ fn play(role: &str, args: &[&str]) {
                 || crate::leases::play(role, args)
                 || crate::permissions::play(role, args)
                 || crate::basics::play(role, args)
+                || crate::collecting::play(role, args)
                 || crate::layers::play(role, args)
                 || crate::sealed::play(role, args)
                 || crate::sweeping::play(role, args)
