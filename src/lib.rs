@@ -39,7 +39,9 @@
 //! - **Explainable waits.** Who waits can be told for whom ([`KVFileStore::with_on_wait`]), give up at
 //!   a deadline ([`Wait`]), or be stopped from another thread ([`CancelToken`]).
 //! - **No residue.** A process that ends in good order leaves values, and beside each tree its lock file
-//!   and sidecar; what killed ones leave, [`KVFileStore::sweep`] takes. Nothing sweeps by itself.
+//!   and sidecar; what killed ones leave, [`KVFileStore::gc`] and [`KVFileStore::sweep`] take.
+//! - **Bounded, when asked.** [`gc`](KVFileStore::gc) holds a store within a [`GcPolicy`], beside whatever
+//!   other processes do. Nothing collects by itself.
 //!
 //! # What it does not do
 //!
@@ -66,6 +68,8 @@
 //!   CACHEDIR.TAG        tells backup tools that this is a cache
 //!   larder-store        the marker: what kind of store this is
 //!   gc.lock             for collections
+//!   larder-spare        a lock file for when the disk is full
+//!   larder-pins/        the keys that are pinned
 //!   tmp/                what is being written, and trees that are being deleted
 //!   A/B/C/REST          a value: a file, or a directory
 //!   A/B/C/REST.lock     its lock, while it is needed

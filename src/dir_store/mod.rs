@@ -357,13 +357,13 @@ impl KVDirStore {
         Entries::new(&self.root)
     }
 
-    /// Removes every tree that is neither leased nor locked by anybody, and what dead processes left
-    /// behind.
+    /// Removes every tree that is neither leased nor locked by anybody nor pinned, and what dead processes
+    /// left behind.
     ///
     /// # Errors
     ///
     /// [`Io`](crate::ErrorKind::Io) or [`ReadOnly`](crate::ErrorKind::ReadOnly). What cannot be
-    /// removed because it is in use, or is another user's, is no error but in the report.
+    /// removed because it is in use, pinned, or another user's, is no error but in the report.
     pub fn clear(&self) -> Result<GcReport> {
         collect::clear(&self.root)
     }
@@ -372,7 +372,7 @@ impl KVDirStore {
     /// directories. Nothing that a live process uses, and no entry.
     ///
     /// It walks the whole store, so it is for now and then. Nothing sweeps by itself, but for
-    /// [`clear`](Self::clear).
+    /// [`gc`](Self::gc) and [`clear`](Self::clear).
     ///
     /// # Errors
     ///

@@ -425,12 +425,13 @@ impl KVFileStore {
         Entries::new(&self.root)
     }
 
-    /// Removes every value whose key is not locked by anybody, and what dead processes left behind.
+    /// Removes every value whose key is neither locked by anybody nor pinned, and what dead processes left
+    /// behind.
     ///
     /// # Errors
     ///
     /// [`Io`](crate::ErrorKind::Io) or [`ReadOnly`](crate::ErrorKind::ReadOnly). What cannot be
-    /// removed because it is in use, or is another user's, is no error but in the report.
+    /// removed because it is in use, pinned, or another user's, is no error but in the report.
     pub fn clear(&self) -> Result<GcReport> {
         collect::clear(&self.root)
     }
@@ -439,7 +440,7 @@ impl KVFileStore {
     /// Nothing that a live process uses, and no value.
     ///
     /// It walks the whole store, so it is for now and then. Nothing sweeps by itself, but for
-    /// [`clear`](Self::clear).
+    /// [`gc`](Self::gc) and [`clear`](Self::clear).
     ///
     /// # Errors
     ///
