@@ -10,6 +10,7 @@
 )]
 
 mod batches;
+mod collecting;
 mod measure;
 mod plot;
 mod posy;

@@ -92,3 +92,18 @@ pub(crate) fn tree(staged: &Path, path: &Path, files: usize, bytes: &[u8]) {
     make_directories(path);
     renameat(CWD, staged, CWD, path).unwrap();
 }
+
+/// Makes and locks a lock file, unlinks the value and the lock file, and removes the directories that are
+/// empty then.
+pub(crate) fn remove_locked(path: &Path) {
+    let lock = path.with_extension("lock");
+    let file = File::create(&lock).unwrap();
+    fs2::FileExt::try_lock_exclusive(&file).unwrap();
+    fs::remove_file(path).unwrap();
+    fs::remove_file(&lock).unwrap();
+    for dir in path.ancestors().skip(1).take(3) {
+        if fs::remove_dir(dir).is_err() {
+            break;
+        }
+    }
+}

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use larder::{Durability, KVFileStore, StoreOptions};
 
 use crate::measure::{Figure, in_turn, round_robin, settled};
-use crate::{batches, posy, raw, verified};
+use crate::{batches, collecting, posy, raw, verified};
 
 /// One row's name, what it is to reach, and what came out.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ impl Kind {
     }
 }
 
-pub(crate) const KINDS: [Kind; 16] = [
+pub(crate) const KINDS: [Kind; 17] = [
     Kind {
         name: "hit",
         goals: &[("read_into", 1.30), ("get + read", 1.45)],
@@ -115,6 +115,11 @@ pub(crate) const KINDS: [Kind; 16] = [
         name: "verified tree, 2,000 files",
         goals: &[("verify", 1.20)],
         measure: verified::tree,
+    },
+    Kind {
+        name: "half of 100,000 collected",
+        goals: &[("gc", 1.50)],
+        measure: collecting::half,
     },
 ];
 
