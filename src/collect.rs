@@ -216,7 +216,7 @@ fn sweep_into(root: &Arc<Root>, report: &mut GcReport) -> Result<()> {
     loop {
         match walk.next() {
             Ok(None) => break,
-            Ok(Some(Item::Beside(entry))) => sweep_beside(root, &entry, report, Mode::Really)?,
+            Ok(Some(Item::Beside(entry, _))) => sweep_beside(root, &entry, report, Mode::Really)?,
             Ok(Some(Item::Directory(path, _))) => directories.push(path),
             Ok(Some(Item::Entry(_))) => {}
             Ok(Some(Item::Stranger(path))) => report.keep(root, path, KeptReason::Foreign),

@@ -88,8 +88,8 @@ impl PathKey for Entry {
 #[derive(Debug)]
 pub(crate) enum Item {
     Entry(EntryPath),
-    /// A lock file or sidecar, by the entry that it belongs to.
-    Beside(EntryPath),
+    /// A lock file or sidecar, by the entry that it belongs to and by its own path.
+    Beside(EntryPath, PathBuf),
     /// A directory that is no entry, before what is in it; and whether that is nothing.
     Directory(PathBuf, bool),
     /// Nothing that a store puts there.
@@ -185,7 +185,7 @@ impl Walk {
             let path = level.path.join(&found.name);
             if let Some(name) = owner(&found.name) {
                 return Ok(Some(match EntryPath::checked(level.path.join(name)) {
-                    Ok(entry) => Item::Beside(entry),
+                    Ok(entry) => Item::Beside(entry, path),
                     Err(_) => Item::Stranger(path),
                 }));
             }

@@ -220,7 +220,7 @@ impl Collection<'_> {
                         }
                     }
                 }
-                Ok(Some(Item::Beside(entry))) => {
+                Ok(Some(Item::Beside(entry, _))) => {
                     collect::sweep_beside(root, &entry, &mut self.report, self.mode)?;
                 }
                 Ok(Some(Item::Directory(path, true))) => self.scan.empty.push((number, path)),

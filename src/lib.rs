@@ -96,6 +96,7 @@ mod layout;
 mod marker;
 mod options;
 mod outcome;
+mod counters;
 mod sys;
 mod digest;
 mod trust;
@@ -120,9 +121,12 @@ mod policy;
 mod evict;
 mod collect;
 mod gc;
+mod stats;
+mod check;
 mod file_store;
 mod dir_store;
 
+pub use check::{CheckOptions, CheckReport, Finding, FindingKind, RepairReport};
 pub use digest::Expect;
 pub use dir_store::{DirLease, KVDirLock, KVDirStore, StagedTree};
 pub use entries::{Entries, Entry};
@@ -140,6 +144,7 @@ pub use outcome::{Integrity, Outcome};
 pub use pins::Pin;
 pub use policy::GcPolicy;
 pub use report::{GcProgress, GcReason, GcReport, Kept, KeptReason, Removed};
+pub use stats::Stats;
 
 /// For this crate's own tests and fuzz targets.
 #[cfg(feature = "__fault")]

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::belief;
+use crate::check::{self, CheckOptions, CheckReport, Finding, RepairReport};
 use crate::collect;
 use crate::entries::{Entries, Entry};
 use crate::error::{Error, Repr, Result};
@@ -26,6 +27,7 @@ use crate::publish;
 use crate::report::GcReport;
 use crate::root::Root;
 use crate::staging::{StagedDir, TREE_PREFIX};
+use crate::stats::{self, Stats};
 use crate::sys::Stamp;
 
 mod lease;
@@ -118,7 +120,9 @@ impl KVDirStore {
     /// [`Io`](crate::ErrorKind::Io): whatever keeps a tree that may be there from being leased is an
     /// error, not a miss.
     pub fn get<K: PathKey + ?Sized>(&self, key: &K) -> Result<Option<DirLease>> {
-        lease::take(&self.root, &EntryPath::of(key)?, &mut self.waiting.start())
+        let found = lease::take(&self.root, &EntryPath::of(key)?, &mut self.waiting.start())?;
+        self.root.counters.looked_up(found.is_some());
+        Ok(found)
     }
 
     /// Leases a tree; if there is none, makes it, once among all processes and threads that ask.
@@ -139,6 +143,16 @@ impl KVDirStore {
     /// that was damaged since ([`Verify`](crate::Verify)). Two closures that ask for each other's keys wait for each other for ever:
     /// give such calls a [`Wait::Timeout`].
     pub fn get_or_set<K: PathKey + ?Sized>(
+        &self,
+        key: &K,
+        f: impl FnOnce(&Path) -> anyhow::Result<()>,
+    ) -> Result<DirLease> {
+        let lease = self.find_or_make(key, f)?;
+        self.root.counters.got(lease.outcome());
+        Ok(lease)
+    }
+
+    fn find_or_make<K: PathKey + ?Sized>(
         &self,
         key: &K,
         f: impl FnOnce(&Path) -> anyhow::Result<()>,
@@ -469,6 +483,92 @@ impl KVDirStore {
     /// [`Io`](crate::ErrorKind::Io).
     pub fn is_pinned<K: PathKey + ?Sized>(&self, key: &K) -> Result<bool> {
         pins::is_pinned(&self.root, &EntryPath::of(key)?)
+    }
+
+    /// What is in the store, in numbers, and what this handle has found so far. Walks the whole store;
+    /// does not count as a use. Who holds what is known of the processes that this one's pid namespace
+    /// shows.
+    ///
+    /// ```
+    /// # fn main() -> larder::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = larder::KVDirStore::new(dir.path())?;
+    /// store.get("absent")?;
+    /// let stats = store.stats()?;
+    /// assert_eq!((stats.entries, stats.misses), (0, 1));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Io`](crate::ErrorKind::Io).
+    pub fn stats(&self) -> Result<Stats> {
+        stats::of(&self.root)
+    }
+
+    /// Looks at everything on the disk and says what is not as it should be. Changes nothing, and
+    /// waits for nobody; what other processes are just doing is no finding. It does not read what is in trees:
+    /// [`check_each`](Self::check_each) does if it is asked to.
+    ///
+    /// ```
+    /// # fn main() -> larder::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = larder::KVDirStore::new(dir.path())?;
+    /// std::fs::write(store.base().join("notes.txt"), "not of the store").unwrap();
+    /// let report = store.check()?;
+    /// assert_eq!(report.findings[0].kind, larder::FindingKind::Foreign);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Io`](crate::ErrorKind::Io) if not even the base directory can be read; what cannot be read
+    /// below it is a finding.
+    pub fn check(&self) -> Result<CheckReport> {
+        let mut report = CheckReport::default();
+        report.examined = self.check_each(&CheckOptions::new(), |found| report.note(found))?;
+        Ok(report)
+    }
+
+    /// The same, with a choice, and every finding as it is found. Returns how many entries were looked
+    /// at.
+    ///
+    /// What a live process could explain is looked at twice, a quarter of a second apart. A process
+    /// that was stopped in the middle of a call can seem dead.
+    ///
+    /// # Errors
+    ///
+    /// As [`check`](Self::check).
+    pub fn check_each(
+        &self,
+        options: &CheckOptions,
+        mut found: impl FnMut(Finding),
+    ) -> Result<u64> {
+        check::each(&self.root, options, &mut found)
+    }
+
+    /// Mends what [`check`](Self::check) finds mendable: takes away what dead processes left and what
+    /// is damaged, takes write bits off, makes `tmp/`, `gc.lock` and `CACHEDIR.TAG` anew. What is
+    /// foreign, in use or another user's stays, and is in the report.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadOnly`](crate::ErrorKind::ReadOnly), [`Io`](crate::ErrorKind::Io), or
+    /// [`FormatMismatch`](crate::ErrorKind::FormatMismatch) if the store lost its marker; then nothing
+    /// was touched.
+    pub fn repair(&self) -> Result<RepairReport> {
+        self.repair_with(&CheckOptions::new())
+    }
+
+    /// The same for what a check with these options finds.
+    ///
+    /// # Errors
+    ///
+    /// As [`repair`](Self::repair).
+    pub fn repair_with(&self, options: &CheckOptions) -> Result<RepairReport> {
+        check::repair(&self.root, options)
     }
 
     /// The store's base directory, absolute.

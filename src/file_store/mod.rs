@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::check::{self, CheckOptions, CheckReport, Finding, RepairReport};
 use crate::collect;
 use crate::digest::Expect;
 use crate::entries::{Entries, Entry};
@@ -23,6 +24,7 @@ use crate::publish;
 use crate::report::GcReport;
 use crate::root::Root;
 use crate::staging::StagedFile;
+use crate::stats::{self, Stats};
 use crate::sys;
 
 mod batch;
@@ -121,6 +123,7 @@ impl KVFileStore {
     pub fn get<K: PathKey + ?Sized>(&self, key: &K) -> Result<Option<Value>> {
         let entry = EntryPath::of(key)?;
         let found = Found::open(&self.root, &entry, self.root.options.verify)?;
+        self.root.counters.looked_up(found.is_some());
         Ok(found.map(|found| Value::of(&self.root, entry, found)))
     }
 
@@ -149,8 +152,13 @@ impl KVFileStore {
         into: &mut Vec<u8>,
     ) -> Result<Option<usize>> {
         into.clear();
-        let entry = EntryPath::of(key)?;
-        let Some((file, meta)) = value::open_file(&self.root, &entry)? else {
+        let read = self.read_entry(&EntryPath::of(key)?, into)?;
+        self.root.counters.looked_up(read.is_some());
+        Ok(read)
+    }
+
+    fn read_entry(&self, entry: &EntryPath, into: &mut Vec<u8>) -> Result<Option<usize>> {
+        let Some((file, meta)) = value::open_file(&self.root, entry)? else {
             return Ok(None);
         };
         let at = || self.root.absolute(entry.value());
@@ -164,7 +172,7 @@ impl KVFileStore {
         if self.root.format == Format::Sealed {
             let opened = Opened {
                 root: &self.root,
-                entry: &entry,
+                entry,
                 file: &file,
                 meta: &meta,
             };
@@ -227,6 +235,17 @@ impl KVFileStore {
         f: impl FnOnce(&mut ValueWriter) -> anyhow::Result<()>,
     ) -> Result<Value> {
         expect.check_supported()?;
+        let value = self.find_or_compute(key, expect, f)?;
+        self.root.counters.got(value.outcome());
+        Ok(value)
+    }
+
+    fn find_or_compute<K: PathKey + ?Sized>(
+        &self,
+        key: &K,
+        expect: &Expect,
+        f: impl FnOnce(&mut ValueWriter) -> anyhow::Result<()>,
+    ) -> Result<Value> {
         let entry = EntryPath::of(key)?;
         let root = &self.root;
         if let Some(found) = self.find(&entry, expect)? {
@@ -540,6 +559,92 @@ impl KVFileStore {
     /// [`Io`](crate::ErrorKind::Io).
     pub fn is_pinned<K: PathKey + ?Sized>(&self, key: &K) -> Result<bool> {
         pins::is_pinned(&self.root, &EntryPath::of(key)?)
+    }
+
+    /// What is in the store, in numbers, and what this handle has found so far. Walks the whole store;
+    /// does not count as a use. Who holds what is known of the processes that this one's pid namespace
+    /// shows.
+    ///
+    /// ```
+    /// # fn main() -> larder::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = larder::KVFileStore::new(dir.path())?;
+    /// store.get("absent")?;
+    /// let stats = store.stats()?;
+    /// assert_eq!((stats.entries, stats.misses), (0, 1));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Io`](crate::ErrorKind::Io).
+    pub fn stats(&self) -> Result<Stats> {
+        stats::of(&self.root)
+    }
+
+    /// Looks at everything on the disk and says what is not as it should be. Changes nothing, and
+    /// waits for nobody; what other processes are just doing is no finding. It does not read values:
+    /// [`check_each`](Self::check_each) does if it is asked to.
+    ///
+    /// ```
+    /// # fn main() -> larder::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = larder::KVFileStore::new(dir.path())?;
+    /// std::fs::write(store.base().join("notes.txt"), "not of the store").unwrap();
+    /// let report = store.check()?;
+    /// assert_eq!(report.findings[0].kind, larder::FindingKind::Foreign);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Io`](crate::ErrorKind::Io) if not even the base directory can be read; what cannot be read
+    /// below it is a finding.
+    pub fn check(&self) -> Result<CheckReport> {
+        let mut report = CheckReport::default();
+        report.examined = self.check_each(&CheckOptions::new(), |found| report.note(found))?;
+        Ok(report)
+    }
+
+    /// The same, with a choice, and every finding as it is found. Returns how many entries were looked
+    /// at.
+    ///
+    /// What a live process could explain is looked at twice, a quarter of a second apart. A process
+    /// that was stopped in the middle of a call can seem dead.
+    ///
+    /// # Errors
+    ///
+    /// As [`check`](Self::check).
+    pub fn check_each(
+        &self,
+        options: &CheckOptions,
+        mut found: impl FnMut(Finding),
+    ) -> Result<u64> {
+        check::each(&self.root, options, &mut found)
+    }
+
+    /// Mends what [`check`](Self::check) finds mendable: takes away what dead processes left and what
+    /// is damaged, takes write bits off, makes `tmp/`, `gc.lock` and `CACHEDIR.TAG` anew. What is
+    /// foreign, in use or another user's stays, and is in the report.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadOnly`](crate::ErrorKind::ReadOnly), [`Io`](crate::ErrorKind::Io), or
+    /// [`FormatMismatch`](crate::ErrorKind::FormatMismatch) if the store lost its marker; then nothing
+    /// was touched.
+    pub fn repair(&self) -> Result<RepairReport> {
+        self.repair_with(&CheckOptions::new())
+    }
+
+    /// The same for what a check with these options finds.
+    ///
+    /// # Errors
+    ///
+    /// As [`repair`](Self::repair).
+    pub fn repair_with(&self, options: &CheckOptions) -> Result<RepairReport> {
+        check::repair(&self.root, options)
     }
 
     /// An empty batch, to publish many small values at the cost of one barrier. Its locks are waited

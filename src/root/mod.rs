@@ -8,6 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::counters::Counters;
 use crate::error::{Repr, Result};
 use crate::layout::{EntryPath, SPARE, TMP};
 use crate::marker::{Format, Share, StoreKind};
@@ -32,6 +33,7 @@ pub(crate) struct Root {
     /// Of what this process writes. `None` where the system does not tell.
     pub(crate) witness: Option<Witness>,
     pub(crate) trust: Trust,
+    pub(crate) counters: Counters,
     pub(crate) options: StoreOptions,
     pub(crate) file_system: FileSystem,
     share: Share,
@@ -54,6 +56,16 @@ impl Root {
     /// How what is published now is.
     pub(crate) fn standing(&self) -> Standing {
         Standing::now(self.options.durability, self.witness)
+    }
+
+    /// The write bits that a published value keeps.
+    pub(crate) fn kept_write_bits(&self) -> u32 {
+        self.sealed_mode(0) & WRITE_BITS
+    }
+
+    /// The write bits of a published value that it should not have.
+    pub(crate) fn stray_write_bits(&self, mode: u32) -> u32 {
+        mode & WRITE_BITS & !self.kept_write_bits()
     }
 
     pub(crate) fn is_group_shared(&self) -> bool {

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use super::Root;
+use crate::counters::Counters;
 use crate::error::{Error, IoContext, Result};
 use crate::layout::{self, CACHEDIR_TAG, GC_LOCK, MARKER, RESERVED_PREFIX, SPARE, TMP};
 use crate::marker::{Format, MAX_BYTES, Marker, StoreKind};
@@ -60,6 +61,7 @@ impl Root {
                 _ => Format::Raw,
             },
             trust: Trust::default(),
+            counters: Counters::default(),
             share: options.share.unwrap_or_default(),
             path,
             lacks_spare: AtomicBool::new(false),
@@ -83,7 +85,7 @@ impl Root {
         Ok(root)
     }
 
-    fn read_marker(&self) -> Result<Option<Marker>> {
+    pub(crate) fn read_marker(&self) -> Result<Option<Marker>> {
         let at = || self.absolute(MARKER);
         let no_marker = || Err(Error::mismatch(&self.path, "its marker is not a marker"));
         let opened = match self.dir.open_read(MARKER) {
@@ -280,6 +282,50 @@ impl Root {
             self.make_own_file(SPARE, "", |_| Ok(()))?;
         }
         Ok(())
+    }
+
+    /// Whether the marker says what it said when the store was opened.
+    pub(crate) fn agrees_with(&self, marker: &Marker) -> bool {
+        (marker.kind, marker.format, marker.share) == (self.kind, self.format, self.share)
+    }
+
+    /// Makes anew what every store has and this one lost, but for the marker. Says how much that was.
+    pub(crate) fn refurnish(&self) -> Result<u64> {
+        let mut made = 0;
+        if self.look_at_own(TMP)?.is_none() {
+            self.make_own_dir(Path::new(TMP))?;
+            made += 1;
+        }
+        if self.has_cachedir_tag()? == Some(false) {
+            let removed = sys::absent_is_none(self.dir.unlink(CACHEDIR_TAG));
+            removed.writing("make the tag anew", || self.absolute(CACHEDIR_TAG))?;
+        }
+        for (name, text) in [(CACHEDIR_TAG, CACHEDIR_TAG_TEXT), (GC_LOCK, "")] {
+            if self.look_at_own(name)?.is_none() {
+                made += u64::from(self.make_own_file(name, text, sys::sync_all)?);
+            }
+        }
+        Ok(made)
+    }
+
+    pub(crate) fn look_at_own(&self, name: &str) -> Result<Option<sys::Meta>> {
+        let found = self.dir.look(name);
+        found.reading("look for", || self.absolute(name))
+    }
+
+    /// Whether the file at the tag's place is a tag, whoever made it. `None`: it is no file.
+    pub(crate) fn has_cachedir_tag(&self) -> Result<Option<bool>> {
+        if self.look_at_own(CACHEDIR_TAG)?.map(|meta| meta.kind) != Some(Kind::File) {
+            return Ok(None);
+        }
+        let signature = CACHEDIR_TAG_TEXT.lines().next().unwrap_or_default();
+        let opened = sys::absent_is_none(self.dir.open_quietly(CACHEDIR_TAG));
+        let start = opened.and_then(|file| {
+            let read = file.map(|file| sys::read_start(&file, signature.len()));
+            read.transpose()
+        });
+        let start = start.reading("read the tag", || self.absolute(CACHEDIR_TAG))?;
+        Ok(start.map(|start| start == signature.as_bytes()))
     }
 
     /// Makes the marker's name durable, and those of the directories above it.

@@ -1,5 +1,6 @@
 //! Who this process is, so that another can tell whether it still lives.
 
+use std::collections::HashSet;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use data_encoding::HEXLOWER_PERMISSIVE;
@@ -71,6 +72,19 @@ pub(crate) fn start_of(pid: u32) -> Option<u64> {
         .nth(19)?
         .parse()
         .ok()
+}
+
+/// The inodes of all files that somebody holds a `flock` on, as far as this process's pid namespace
+/// shows them. `None` where the system has no such list.
+pub(crate) fn flocked_inodes() -> Option<HashSet<u64>> {
+    let lines = read("/proc/locks")?;
+    let inode = |line: &str| {
+        let mut words = line.split_whitespace().skip(1);
+        // Whoever only waits has an arrow before it.
+        (words.next()? == "FLOCK").then_some(())?;
+        words.nth(3)?.rsplit(':').next()?.parse().ok()
+    };
+    Some(lines.lines().filter_map(inode).collect())
 }
 
 fn read(path: &str) -> Option<String> {
