@@ -199,10 +199,17 @@ fn confirm_lock(root: &Root, entry: &EntryPath) -> Result<Option<Finding>> {
 
 fn confirm_tree(root: &Arc<Root>, entry: &EntryPath, digests: bool) -> Result<Option<Finding>> {
     // Who holds it exclusively may be replacing it; a lease hinders nobody who looks.
-    let Some(_shared) = Probe::shared(root, &entry.lock())? else {
-        return Ok(None);
+    let path = entry.lock();
+    let probe = Probe::open(root, &path)?;
+    let is_ours = match &probe {
+        Some(probe) => probe.tried(flock::try_shared, root, &path)?,
+        None => true,
     };
-    if !is_damaged(root, entry, digests)? {
+    if !is_ours || !is_damaged(root, entry, digests)? {
+        return Ok(None);
+    }
+    // Without a lock file there was nothing to hold; if there is one now, somebody came.
+    if probe.is_none() && Probe::open(root, &path)?.is_some() {
         return Ok(None);
     }
     let what = "it is torn or altered, or half deleted";
@@ -266,7 +273,7 @@ fn is_tree(root: &Root, path: &Path) -> Result<bool> {
     }
 }
 
-/// Whether somebody holds the lock of this file, in any way.
+/// Whether somebody holds the lock of this file, in any way, or has just taken its name away.
 pub(super) fn is_held(root: &Root, path: &Path) -> Result<bool> {
     match Probe::open(root, path)? {
         None => Ok(false),
@@ -297,15 +304,7 @@ impl Probe {
         Ok(file.map(|file| Probe { file }))
     }
 
-    /// Locks what there is to lock. `None`: it is held exclusively.
-    fn shared(root: &Root, path: &Path) -> Result<Option<Option<Self>>> {
-        match Probe::open(root, path)? {
-            None => Ok(Some(None)),
-            Some(probe) if probe.tried(flock::try_shared, root, path)? => Ok(Some(Some(probe))),
-            Some(_) => Ok(None),
-        }
-    }
-
+    /// Whether it is locked now, and is still the file that the path names.
     fn tried(
         &self,
         lock: impl Fn(&File) -> std::io::Result<bool>,
@@ -316,6 +315,13 @@ impl Probe {
             // A network file system, which wants a writable descriptor: whether it is held cannot be
             // known, and so nothing is said.
             Err(err) if sys::is(&err, Errno::BADF) => Ok(false),
+            Ok(true) => {
+                let now = root.dir.look(path).and_then(|now| {
+                    let ours = sys::fstat(&self.file)?.id;
+                    Ok(now.is_some_and(|now| now.id == ours))
+                });
+                now.reading("look at the lock file", || root.absolute(path))
+            }
             tried => tried.reading("try the lock", || root.absolute(path)),
         }
     }

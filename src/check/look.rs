@@ -4,13 +4,14 @@
 //! time later. Holds one directory's names and a bounded number of suspects in memory.
 
 use std::collections::HashSet;
+use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use super::confirm::{Suspect, Suspicion};
+use super::confirm::{Suspect, Suspicion, is_damaged};
 use super::{CheckOptions, Finding, FindingKind};
 use crate::dispose;
 use crate::entries::{Item, Walk, is_refused, owner};
@@ -130,6 +131,8 @@ impl Looking<'_> {
     /// What keeps something from being looked at is a finding of its own.
     fn unreadable(&mut self, err: Error) -> Result<()> {
         match (err.io_kind(), err.path()) {
+            // It went while it was looked at.
+            (Some(ErrorKind::NotFound | ErrorKind::NotADirectory), _) => Ok(()),
             (Some(_), Some(path)) => {
                 let path = path.to_path_buf();
                 self.tell(
@@ -342,7 +345,9 @@ impl Looking<'_> {
             }
             None | Some(Said::Whole { .. }) => {}
         }
-        if self.options.digests && super::confirm::is_damaged(self.root, &entry, true)? {
+        // What is replaced while it is read cannot be read; under its lock it can.
+        let is_whole = || matches!(is_damaged(self.root, &entry, true), Ok(false));
+        if self.options.digests && !is_whole() {
             self.suspect(Suspicion::Tree(entry, true))?;
         }
         Ok(())

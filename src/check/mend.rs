@@ -17,6 +17,9 @@ use crate::root::Root;
 use crate::sys::{self, Kind};
 
 pub(crate) fn repair(root: &Arc<Root>, options: &CheckOptions) -> Result<RepairReport> {
+    let at = || root.path().to_path_buf();
+    root.check_writable_at("repair the store", at)?;
+    root.dir.check_mount().writing("repair the store", at)?;
     let mut report = RepairReport::default();
     // Not in a directory that lost its marker: who knows whose it is now.
     match root.read_marker()? {

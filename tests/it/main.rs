@@ -15,6 +15,7 @@
 
 mod bad_input;
 mod basics;
+mod check;
 mod collecting;
 mod damage;
 mod damaged_trees;

@@ -34,7 +34,8 @@ fn play(role: &str, args: &[&str]) {
         "get-or-set-file" => get_or_set_file(args),
         "get-or-set-tree" => get_or_set_tree(args),
         _ => assert!(
-            crate::damaged_trees::play(role, args)
+            crate::check::play(role, args)
+                || crate::damaged_trees::play(role, args)
                 || crate::faults::play(role, args)
                 || crate::damage::play(role, args)
                 || crate::lock_deletion::play(role, args)
