@@ -228,7 +228,7 @@ pub(super) fn is_damaged(root: &Arc<Root>, entry: &EntryPath, digests: bool) -> 
     let by_sidecar = match beside.map(|beside| beside.said) {
         Some(Said::Torn) => true,
         Some(Said::Whole { sidecar, .. }) => sidecar.dead,
-        Some(Said::Foreign) | None => false,
+        Some(Said::Foreign | Said::FromTheFuture(_)) | None => false,
     };
     if by_sidecar || !digests {
         return Ok(by_sidecar && has_tree(root, entry)?);

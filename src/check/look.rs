@@ -338,8 +338,10 @@ impl Looking<'_> {
             Some(Said::Whole { sidecar, .. }) if sidecar.dead => {
                 return self.suspect(Suspicion::Tree(entry, false));
             }
-            Some(Said::Foreign) => {
-                let what = "a later version wrote it, or it is no sidecar";
+            // Told when the walk comes by it.
+            Some(Said::Foreign) => return Ok(()),
+            Some(Said::FromTheFuture(line)) => {
+                let what = format!("a later version wrote it: {line:?}");
                 self.tell(entry.sidecar(), FindingKind::FromTheFuture, what);
                 return Ok(());
             }
