@@ -3,10 +3,11 @@
 use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use larder::{
-    DirLease, Error, ErrorKind, GcReport, KVDirLock, KVDirStore, KVFileLock, KVFileStore, PathKey,
-    Share, StoreOptions,
+    DirLease, Error, ErrorKind, GcPolicy, GcReport, KVDirLock, KVDirStore, KVFileLock, KVFileStore,
+    PathKey, Share, StoreOptions,
 };
 use rustix::fs::{Gid, Uid};
 use rustix::mount::MountFlags;
@@ -377,7 +378,7 @@ fn values_are_published_with_the_callers_umask_and_without_write_bits() {
                 assert_eq!(mode(&shard), dir, "{umask} {key}");
             }
         }
-        for own in ["larder-store", "gc.lock", "CACHEDIR.TAG"] {
+        for own in ["larder-store", "larder-spare", "gc.lock", "CACHEDIR.TAG"] {
             assert_eq!(mode(&base.join(own)), file, "{umask} {own}");
         }
         assert_eq!((mode(&base), mode(&base.join("tmp"))), (dir, dir));
@@ -957,6 +958,11 @@ fn a_store_opened_for_reading_only_is_not_written_to_at_all() {
     assert!(files.batch().set("key", |_| panic!()).is_err());
     assert!(files.clear().is_err());
     assert!(files.sweep().is_err());
+    let none = GcPolicy::default().max_entries(0).min_idle(Duration::ZERO);
+    assert!(files.gc(&none).is_err());
+    assert!(files.gc_if_due(&none, Duration::ZERO).is_err());
+    assert!(files.pin("key").is_err());
+    assert_eq!(files.gc(&none.dry_run(true)).unwrap().removed, 1);
     assert_eq!(files.entries().map(Result::unwrap).count(), 1);
     let trees = options.open_dir_store(trees.base()).unwrap();
     assert!(trees.get("key").unwrap().unwrap().is_protected());
