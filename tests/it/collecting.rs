@@ -457,6 +457,25 @@ fn when_it_is_not_due_it_costs_one_stat_and_clocks_may_jump() {
     assert_eq!(listing(dir.path()), empty_store());
 }
 
+#[test]
+fn a_collection_is_due_when_none_has_ended_for_so_long() {
+    let dir = tempdir();
+    let store = files(dir.path());
+    let policy = GcPolicy::default();
+    let is_due = || store.gc_if_due(&policy, HOUR).unwrap().is_some();
+    let much_later = || age(&dir.path().join("gc.lock"), HOUR);
+    assert!(!is_due());
+    much_later();
+    assert!(is_due());
+    assert!(!is_due());
+    much_later();
+    store.gc(&policy.clone().dry_run(true)).unwrap();
+    assert!(is_due());
+    much_later();
+    store.gc(&policy).unwrap();
+    assert!(!is_due());
+}
+
 // --- full disks ---
 
 fn fill_inodes(mount: &Mount) {
