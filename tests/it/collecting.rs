@@ -364,7 +364,7 @@ fn what_the_dead_left_goes_too_and_a_dry_run_counts_it() {
 fn several_stores_are_under_one_cap() {
     let dir = tempdir();
     let store = aged_values(&dir.path().join("files"), 4); // 13 to 10 hours ago
-    let forest = trees(&dir.path().join("trees"));
+    let forest = trees(&dir.path().join("trees")).with_wait(Wait::TryOnce);
     plant(&forest, "old");
     plant(&forest, "newer");
     age_tree(&forest, "old", HOUR * 12 + HOUR / 2);
