@@ -1,8 +1,8 @@
 //! How a store behaves as it grows: `cargo bench --bench scale -- --dir DIR [KEYS…]`.
 //!
 //! For each number of keys (1,000, 100,000 and 1,000,000 unless others are given) a store and the same
-//! files without one are made, and a hit, a miss, a set and a walk over all entries are timed in turn,
-//! warm; then what the store takes on disk is told, in bytes and inodes for each entry.
+//! files without one are made, and a hit, a miss, a set, a walk over all entries, `stats` and `check` are timed
+//! in turn, warm; then what the store takes on disk is told, in bytes and inodes for each entry.
 
 #![allow(
     missing_docs,
@@ -129,6 +129,14 @@ fn rows(count: usize, store: &KVFileStore, path: &dyn Fn(usize) -> PathBuf, stag
     assert_eq!(store.entries().count(), count);
     let walk = began.elapsed().as_secs_f64() * 1e6 / count as f64;
     println!("| {count} | listed, each | | {walk:.1} | |");
+    let began = Instant::now();
+    assert_eq!(store.stats().unwrap().entries, count as u64);
+    let stats = began.elapsed().as_secs_f64() * 1e6 / count as f64;
+    println!("| {count} | counted by `stats`, each | | {stats:.1} | |");
+    let began = Instant::now();
+    assert!(store.check().unwrap().is_clean());
+    let check = began.elapsed().as_secs_f64() * 1e6 / count as f64;
+    println!("| {count} | checked, each | | {check:.1} | |");
 }
 
 fn key(n: usize) -> String {

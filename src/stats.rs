@@ -3,12 +3,14 @@
 //! Reads only, as it walks, and keeps no more than a directory's names and the locks that are held.
 
 use std::collections::HashSet;
+use std::ffi::{OsStr, OsString};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::entries::{Item, Walk, describe, is_refused};
+use crate::entries::{Item, Walk, describe, is_refused, owner};
 use crate::error::{IoContext, Result};
 use crate::layout::{EntryPath, LOCK_SUFFIX, TMP};
 use crate::marker::StoreKind;
@@ -183,19 +185,24 @@ fn may_be_held(meta: &Meta, held: Option<&HashSet<u64>>) -> bool {
     meta.kind == Kind::File && held.is_none_or(|held| held.contains(&meta.id.inode()))
 }
 
-/// A staged tree is counted by its lock file, and a staged file by itself.
+/// A staged tree is counted by its lock file, not by itself and its sidecar; a staged file by itself.
 fn count_staged(root: &Root, held: Option<&HashSet<u64>>, stats: &mut Stats) -> Result<()> {
     let names = match sys::absent_is_none(root.dir.list(TMP)) {
         Err(err) if is_refused(&err) => None,
         names => names.reading("list what is staged", || root.absolute(TMP))?,
     };
     let names = names.unwrap_or_default();
-    let locks: HashSet<_> = names
+    let is_named = |name: &OsStr, suffix: &str| name.as_bytes().ends_with(suffix.as_bytes());
+    let locked: HashSet<OsString> = names
         .iter()
-        .filter_map(|found| crate::entries::owner(&found.name))
+        .filter(|found| is_named(&found.name, LOCK_SUFFIX))
+        .filter_map(|found| owner(&found.name))
         .collect();
+    let named = |stem: &OsStr| locked.contains(stem);
     for found in &names {
-        if locks.contains(&found.name) {
+        let is_lock = is_named(&found.name, LOCK_SUFFIX);
+        let stem = owner(&found.name).filter(|_| !is_lock);
+        if named(&found.name) || stem.is_some_and(|stem| named(&stem)) {
             continue;
         }
         let held = holding(root, &Path::new(TMP).join(&found.name), held)?;

@@ -135,11 +135,11 @@ impl Looking<'_> {
             (Some(ErrorKind::NotFound | ErrorKind::NotADirectory), _) => Ok(()),
             (Some(_), Some(path)) => {
                 let path = path.to_path_buf();
-                self.tell(
-                    path,
-                    FindingKind::Unreadable,
-                    format!("cannot be read: {err}"),
-                );
+                let what = match std::error::Error::source(&err) {
+                    Some(cause) => format!("it cannot be read: {cause}"),
+                    None => format!("it cannot be read: {err}"),
+                };
+                self.tell(path, FindingKind::Unreadable, what);
                 Ok(())
             }
             _ => Err(err),

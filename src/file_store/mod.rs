@@ -591,7 +591,7 @@ impl KVFileStore {
     /// # fn main() -> larder::Result<()> {
     /// # let dir = tempfile::tempdir().unwrap();
     /// # let store = larder::KVFileStore::new(dir.path())?;
-    /// std::fs::write(store.base().join("notes.txt"), "not of the store").unwrap();
+    /// std::os::unix::fs::symlink("/tmp", store.base().join("link")).unwrap();
     /// let report = store.check()?;
     /// assert_eq!(report.findings[0].kind, larder::FindingKind::Foreign);
     /// # Ok(())

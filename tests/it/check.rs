@@ -14,11 +14,12 @@ use std::time::{Duration, Instant};
 use larder::__fault::{Fault, arm, disarm};
 use larder::{
     CheckOptions, CheckReport, Durability, ErrorKind, Finding, FindingKind, KVDirStore,
-    KVFileStore, PathKey, RepairReport, Stats, StoreOptions, Wait,
+    KVFileStore, PathKey, RepairReport, Share, Stats, StoreOptions, Wait,
 };
 
 use crate::support::{
-    Random, Start, Worker, chmod, empty_store, in_memory, is_root, listing, reachable_exe, snapshot,
+    Random, Start, Worker, chmod, empty_store, in_memory, is_root, listing, mode, reachable_exe,
+    snapshot,
 };
 use crate::worker::{hear, say};
 
@@ -549,6 +550,29 @@ fn checking_is_no_use() {
         assert_eq!(stats.entries, 5, "{which}");
         for path in values {
             assert_eq!(used(path), old, "{which}");
+        }
+    }
+}
+
+/// What a group may write to is not writable by mistake.
+#[test]
+fn a_shared_store_is_in_order() {
+    for which in STORES {
+        let dir = in_memory();
+        let base = &dir.path().join("store");
+        drop(Store::open_with(
+            which,
+            base,
+            StoreOptions::new().shared(Share::Group),
+        ));
+        let store = Store::filled(which, base);
+        assert_eq!(store.check_all(), [], "{which}");
+        if which != "trees" {
+            chmod(&entry(base), 0o662);
+            let found = store.check_all();
+            assert_eq!(kinds(&found), [FindingKind::Writable], "{which}");
+            store.repair().unwrap();
+            assert_eq!(mode(&entry(base)), 0o460, "{which}");
         }
     }
 }
