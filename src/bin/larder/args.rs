@@ -1,0 +1,326 @@
+//! What can be typed, and the help that goes with it.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::builder::{OsStringValueParser, TypedValueParser};
+use clap::{Parser, Subcommand, ValueEnum};
+use larder::{ArtifactHash, Labelled};
+
+use crate::units;
+
+const EXAMPLES: &str = "\
+Examples:
+  Download once, however many scripts ask at the same time:
+    larder --store ~/.cache/dl get-or-set serde-1.0 -- curl -fsSL https://example.org/serde-1.0.crate
+  Unpack once, and print where:
+    larder --store ~/.cache/src dir get-or-set serde-1.0 -- sh -c 'tar xf serde.crate -C \"$LARDER_DIR\"'
+  Build with a tree that nobody takes away meanwhile:
+    larder --store ~/.cache/src dir exec serde-1.0 -- sh -c 'cargo build --manifest-path \"$LARDER_DIR/Cargo.toml\"'
+  What is stored, and who waits for whom:
+    larder --store ~/.cache/dl ls
+    larder --store ~/.cache/dl locks
+
+Exit status: 0 done; 1 there is no such value; 2 what was typed makes no sense; 3 any other error.
+CMD's own status if CMD failed, 126 if it cannot be run, 127 if it is not found; 128+N after signal N.";
+
+/// A cache on disk for any number of processes: one computation for each key, all or nothing.
+#[derive(Debug, Parser)]
+#[command(name = "larder", version, after_help = EXAMPLES, max_term_width = 100)]
+pub(crate) struct Args {
+    /// The store's directory.
+    #[arg(long, global = true, value_name = "DIR", env = "LARDER_STORE")]
+    pub(crate) store: Option<PathBuf>,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Prints a value; if there is none, runs CMD, whose standard output is the value.
+    #[command(
+        after_help = "CMD runs once among all processes that ask for the key; the others wait and print the \
+                      same value. If CMD fails, nothing is stored, its status is returned, and the next \
+                      who waits runs his own.\n\n\
+                      Example:\n  larder get-or-set \"weather $(date +%F)\" -- curl -fsS https://example.org/weather"
+    )]
+    GetOrSet(GetOrSet),
+    /// Prints a value.
+    #[command(after_help = "Example:\n  larder get serde-1.0 > serde.crate || echo \"not stored\"")]
+    Get(Get),
+    /// Stores standard input as a value, in place of one that may be there.
+    #[command(
+        after_help = "Example:\n  tar c src | larder set \"src at $(git rev-parse HEAD)\"\n  \
+                      larder set --sealed --meta etag=W/1 index < index.json"
+    )]
+    Set(Set),
+    /// Removes a value.
+    Rm(Rm),
+    /// Whether there is a value: status 0 or 1, and nothing is printed.
+    Contains(Key),
+    /// The same with directories for values.
+    Dir {
+        #[command(subcommand)]
+        command: DirCommand,
+    },
+    /// Lists what is stored: size, last use, who leases it, path, label.
+    #[command(
+        after_help = "Example:\n  larder ls --json | jq -r '.[] | select(.bytes > 1e9) | .path'"
+    )]
+    Ls(Ls),
+    /// Who holds which key, and who waits. Other users' processes may stay unnamed.
+    Locks(List),
+    /// Removes what killed processes left behind, and no value.
+    Sweep(List),
+    /// Removes every value that is not in use.
+    Clear(List),
+    /// Prints a completion script for a shell.
+    #[command(
+        after_help = "Example:\n  larder completions bash > ~/.local/share/bash-completion/completions/larder"
+    )]
+    Completions { shell: clap_complete::Shell },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DirCommand {
+    /// Prints a tree's path; if there is none, runs CMD, which fills the directory $LARDER_DIR.
+    #[command(after_help = "What CMD prints goes to standard error.\n\nExample:\n  \
+                      larder dir get-or-set zlib -- sh -c 'tar xf zlib.tar.gz -C \"$LARDER_DIR\"'")]
+    GetOrSet(DirGetOrSet),
+    /// Runs CMD while nobody can remove or replace the tree, whose path is in $LARDER_DIR.
+    #[command(
+        after_help = "CMD takes this process's place, and it and the processes that it starts hold the tree.\n\n\
+                      Example:\n  larder dir exec zlib -- sh -c 'make -C \"$LARDER_DIR\"'"
+    )]
+    Exec(DirExec),
+    /// Prints a tree's path. Nothing protects the tree after that: see `exec`.
+    Get(Key),
+    /// Removes a tree, unless it is in use.
+    Rm(DirRm),
+    /// Whether there is a tree: status 0 or 1, and nothing is printed.
+    Contains(Key),
+}
+
+/// A key, by its bytes.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Key {
+    /// The key: any bytes. One that begins with `-` goes behind a `--`.
+    key: OsString,
+    /// What to call the key to those who wait and in listings; not part of the key.
+    #[arg(long, value_name = "TEXT")]
+    label: Option<String>,
+}
+
+impl Key {
+    pub(crate) fn bytes(&self) -> &[u8] {
+        self.key.as_bytes()
+    }
+
+    /// The key for what writes: without `--label` it has none.
+    pub(crate) fn labelled(&self) -> Box<dyn larder::PathKey> {
+        let bytes = self.bytes().to_vec();
+        match &self.label {
+            Some(label) => Box::new(Labelled::new(bytes, label)),
+            None => Box::new(bytes),
+        }
+    }
+
+    /// As it can be shown to people.
+    pub(crate) fn shown(&self) -> String {
+        crate::output::printable(&self.key.to_string_lossy())
+    }
+}
+
+/// What is run where there is no value.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Cmd {
+    /// The command, and its arguments.
+    #[arg(
+        value_name = "CMD",
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
+    command: Vec<OsString>,
+}
+
+impl Cmd {
+    /// The program and its arguments.
+    pub(crate) fn parts(&self) -> Option<(&OsStr, &[OsString])> {
+        // The parser keeps the `--` before CMD if another one stood before the key.
+        let command = match self.command.split_first() {
+            Some((first, rest)) if first == "--" => rest,
+            _ => &self.command,
+        };
+        let (program, args) = command.split_first()?;
+        Some((program, args))
+    }
+}
+
+/// How long to wait for others.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Waiting {
+    /// Gives up waiting for other processes after this long: 30s, 5m.
+    #[arg(long, value_name = "TIME", value_parser = units::age, conflicts_with = "no_wait", allow_hyphen_values = true)]
+    wait: Option<Duration>,
+    /// Does not wait for other processes.
+    #[arg(long)]
+    no_wait: bool,
+}
+
+impl Waiting {
+    pub(crate) fn wait(&self) -> larder::Wait {
+        match self.wait {
+            _ if self.no_wait => larder::Wait::TryOnce,
+            Some(time) => larder::Wait::Timeout(time),
+            None => larder::Wait::Block,
+        }
+    }
+}
+
+/// What a value survives.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Durability {
+    /// After a power cut it may be torn; a sealed store sees that.
+    None,
+    /// After a power cut it is whole or absent.
+    Data,
+    /// After a power cut it is there.
+    Full,
+}
+
+impl From<Durability> for larder::Durability {
+    fn from(durability: Durability) -> Self {
+        match durability {
+            Durability::None => larder::Durability::None,
+            Durability::Data => larder::Durability::Data,
+            Durability::Full => larder::Durability::Full,
+        }
+    }
+}
+
+/// How a value is written.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Writing {
+    /// What the value survives.
+    #[arg(long, value_enum, default_value = "data")]
+    pub(crate) durability: Durability,
+    /// If the store is a new one: keeps metadata, the label and a digest with each value.
+    #[arg(long)]
+    pub(crate) sealed: bool,
+    /// Stores nothing unless the value has this SHA-256.
+    #[arg(long, value_name = "HEX", value_parser = sha256)]
+    pub(crate) sha256: Option<ArtifactHash>,
+    /// Metadata to keep with the value, a line for each (in a sealed store).
+    #[arg(long, value_name = "K=V", value_parser = OsStringValueParser::new().try_map(meta))]
+    pub(crate) meta: Vec<Vec<u8>>,
+}
+
+fn sha256(text: &str) -> Result<ArtifactHash, String> {
+    let hash = format!("sha256={text}").parse::<ArtifactHash>();
+    hash.map_err(|_| "a SHA-256 is 64 hexadecimal digits".to_owned())
+}
+
+fn meta(text: OsString) -> Result<Vec<u8>, String> {
+    let bytes = text.as_bytes();
+    let is_line = !bytes.contains(&b'\n');
+    match bytes.iter().position(|&byte| byte == b'=') {
+        Some(at) if at > 0 && is_line => Ok(bytes.to_vec()),
+        _ => Err("metadata is NAME=VALUE, on one line".to_owned()),
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct GetOrSet {
+    #[command(flatten)]
+    pub(crate) key: Key,
+    #[command(flatten)]
+    pub(crate) writing: Writing,
+    #[command(flatten)]
+    pub(crate) waiting: Waiting,
+    #[command(flatten)]
+    pub(crate) cmd: Cmd,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Get {
+    #[command(flatten)]
+    pub(crate) key: Key,
+    /// Prints the value's metadata in place of the value.
+    #[arg(long)]
+    pub(crate) meta: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Set {
+    #[command(flatten)]
+    pub(crate) key: Key,
+    #[command(flatten)]
+    pub(crate) writing: Writing,
+    #[command(flatten)]
+    pub(crate) waiting: Waiting,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Rm {
+    #[command(flatten)]
+    pub(crate) key: Key,
+    /// Prints the path of what would be removed, and removes nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) waiting: Waiting,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct DirRm {
+    #[command(flatten)]
+    pub(crate) key: Key,
+    /// Prints the path of what would be removed, and removes nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct DirGetOrSet {
+    #[command(flatten)]
+    pub(crate) key: Key,
+    /// What the tree survives.
+    #[arg(long, value_enum, default_value = "data")]
+    pub(crate) durability: Durability,
+    #[command(flatten)]
+    pub(crate) waiting: Waiting,
+    #[command(flatten)]
+    pub(crate) cmd: Cmd,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct DirExec {
+    #[command(flatten)]
+    pub(crate) key: Key,
+    #[command(flatten)]
+    pub(crate) waiting: Waiting,
+    #[command(flatten)]
+    pub(crate) cmd: Cmd,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Ls {
+    /// Only what has at least this size: 10MiB, 1.5G.
+    #[arg(long, value_name = "SIZE", value_parser = units::size, default_value = "0", hide_default_value = true, allow_hyphen_values = true)]
+    pub(crate) min_size: u64,
+    /// Only what was not used for so long: 12h, 30d.
+    #[arg(long, value_name = "TIME", value_parser = units::age, allow_hyphen_values = true)]
+    pub(crate) unused_for: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) list: List,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct List {
+    /// Prints JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}

@@ -1,0 +1,119 @@
+//! The commands on a store of files.
+
+use std::io;
+
+use larder::{Expect, PathKey, Value};
+
+use crate::args::{Get, GetOrSet, Key, Rm, Set, Writing};
+use crate::command;
+use crate::output;
+use crate::signals::Interrupt;
+use crate::stop::Stop;
+use crate::store::{Place, WaitShown};
+
+pub(crate) fn get_or_set(place: &Place, args: &GetOrSet) -> Result<(), Stop> {
+    command::plain(&args.cmd)?;
+    let store = place.create_files(&args.writing)?;
+    let interrupt = Interrupt::watch()?;
+    let shown = WaitShown::default();
+    let found = shown
+        .files(&store, &args.waiting, &interrupt)
+        .get_or_set_verified(&args.key.labelled(), &expected(&args.writing), |writer| {
+            shown.clear();
+            set_metadata(writer, &args.writing)?;
+            command::capture(&args.cmd, writer, &interrupt)
+        });
+    shown.clear();
+    let value = found.map_err(|err| ended(err, &interrupt))?;
+    interrupt.over();
+    print(value)
+}
+
+pub(crate) fn get(place: &Place, args: &Get) -> Result<(), Stop> {
+    let store = place.files()?;
+    let value = store.get(args.key.bytes())?;
+    let value = value.ok_or_else(|| absent(&args.key))?;
+    if args.meta {
+        return output::write(value.metadata());
+    }
+    print(value)
+}
+
+pub(crate) fn set(place: &Place, args: &Set) -> Result<(), Stop> {
+    let store = place.create_files(&args.writing)?;
+    let interrupt = Interrupt::watch()?;
+    let shown = WaitShown::default();
+    let view = shown.files(&store, &args.waiting, &interrupt);
+    let set = view.set(&args.key.labelled(), |writer| {
+        set_metadata(writer, &args.writing)?;
+        if let Some(hash) = &args.writing.sha256 {
+            writer.expect_digest(hash)?;
+        }
+        let progress = output::bytes_bar(None);
+        let input = interrupt.reading(io::stdin().lock());
+        let copied = io::copy(&mut progress.wrap_read(input), writer);
+        progress.finish_and_clear();
+        interrupt.check()?;
+        copied?;
+        Ok(())
+    });
+    shown.clear();
+    set.map_err(|err| ended(err, &interrupt))?;
+    Ok(())
+}
+
+pub(crate) fn rm(place: &Place, args: &Rm) -> Result<(), Stop> {
+    let store = place.files()?;
+    let key = args.key.bytes();
+    if args.dry_run {
+        return match store.contains(key)? {
+            true => output::path(&store.base().join(key.key())),
+            false => Err(absent(&args.key)),
+        };
+    }
+    let interrupt = Interrupt::watch()?;
+    let shown = WaitShown::default();
+    let removed = shown.files(&store, &args.waiting, &interrupt).remove(key);
+    shown.clear();
+    match removed.map_err(|err| ended(err, &interrupt))? {
+        true => Ok(()),
+        false => Err(absent(&args.key)),
+    }
+}
+
+pub(crate) fn contains(place: &Place, key: &Key) -> Result<(), Stop> {
+    match place.files()?.contains(key.bytes())? {
+        true => Ok(()),
+        false => Err(Stop::Absent(None)),
+    }
+}
+
+/// What an error means where a signal may have caused it.
+pub(crate) fn ended(err: larder::Error, interrupt: &Interrupt) -> Stop {
+    interrupt.check().err().unwrap_or_else(|| err.into())
+}
+
+pub(crate) fn absent(key: &Key) -> Stop {
+    Stop::Absent(Some(format!("nothing is stored under {}", key.shown())))
+}
+
+fn print(value: Value) -> Result<(), Stop> {
+    let len = value.len();
+    output::copy(value, len)
+}
+
+fn expected(writing: &Writing) -> Expect {
+    match &writing.sha256 {
+        Some(hash) => Expect::new().digest(hash),
+        None => Expect::new(),
+    }
+}
+
+fn set_metadata(writer: &mut larder::ValueWriter, writing: &Writing) -> anyhow::Result<()> {
+    if writing.meta.is_empty() {
+        return Ok(());
+    }
+    let mut metadata = writing.meta.join(&b'\n');
+    metadata.push(b'\n');
+    Ok(writer.set_metadata(&metadata)?)
+}

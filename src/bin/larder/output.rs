@@ -1,0 +1,109 @@
+//! Standard output, which carries values and listings and nothing else, and progress for people.
+
+use std::io::{self, IsTerminal, Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::Value as Json;
+
+use crate::stop::Stop;
+
+/// A value of which it is worth telling how far it is.
+const LONG: u64 = 1 << 20;
+
+const TICK: Duration = Duration::from_millis(120);
+
+/// Writes to standard output.
+pub(crate) fn write(bytes: &[u8]) -> Result<(), Stop> {
+    let mut stdout = io::stdout().lock();
+    let written = stdout.write_all(bytes).and_then(|()| stdout.flush());
+    written.map_err(|err| failed(err, "cannot write to standard output"))
+}
+
+pub(crate) fn line(text: &str) -> Result<(), Stop> {
+    write(format!("{text}\n").as_bytes())
+}
+
+/// A path as it is, whatever its bytes.
+pub(crate) fn path(path: &Path) -> Result<(), Stop> {
+    let mut line = path.as_os_str().as_bytes().to_vec();
+    line.push(b'\n');
+    write(&line)
+}
+
+pub(crate) fn json(value: &Json) -> Result<(), Stop> {
+    line(&value.to_string())
+}
+
+/// Copies a value to standard output.
+pub(crate) fn copy(mut from: impl Read, len: u64) -> Result<(), Stop> {
+    let progress = bytes_bar(Some(len));
+    let mut buffer = vec![0; 128 << 10];
+    let mut stdout = io::stdout().lock();
+    loop {
+        let read = match from.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(read) => read,
+            Err(err) if err.kind() == io::ErrorKind::Interrupted => continue,
+            Err(err) => return Err(failed(err, "cannot read the value")),
+        };
+        let written = stdout.write_all(&buffer[..read]);
+        written.map_err(|err| failed(err, "cannot write to standard output"))?;
+        progress.inc(read as u64);
+    }
+    let flushed = stdout.flush();
+    progress.finish_and_clear();
+    flushed.map_err(|err| failed(err, "cannot write to standard output"))
+}
+
+fn failed(err: io::Error, doing: &'static str) -> Stop {
+    if err.kind() == io::ErrorKind::BrokenPipe {
+        return Stop::ClosedPipe;
+    }
+    Stop::Failed(anyhow::Error::new(err).context(doing))
+}
+
+/// How many bytes went by. Seen on a terminal only, as everything of `indicatif`, and not where the
+/// bytes themselves go there.
+pub(crate) fn bytes_bar(len: Option<u64>) -> ProgressBar {
+    if io::stdout().is_terminal() || len.is_some_and(|len| len < LONG) {
+        return ProgressBar::hidden();
+    }
+    let (bar, template) = match len {
+        Some(len) => (
+            ProgressBar::new(len),
+            "{bar:30} {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}",
+        ),
+        None => (
+            ProgressBar::new_spinner(),
+            "{spinner} {binary_bytes}, {binary_bytes_per_sec}",
+        ),
+    };
+    let bar = bar.with_style(style(template));
+    bar.enable_steady_tick(TICK);
+    bar
+}
+
+/// A line that says what is being waited for or done.
+pub(crate) fn spinner() -> ProgressBar {
+    let spinner = ProgressBar::new_spinner().with_style(style("{spinner} {msg}"));
+    spinner.enable_steady_tick(TICK);
+    spinner
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner())
+}
+
+/// A path or label with nothing in it that a terminal would obey.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars()
+        .flat_map(|c| {
+            let escaped = c.is_control().then(|| c.escape_default());
+            let plain = escaped.is_none().then_some(c);
+            escaped.into_iter().flatten().chain(plain)
+        })
+        .collect()
+}

@@ -1,0 +1,242 @@
+//! What each command does, with which status, and what it prints.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::process::Stdio;
+
+use crate::support::{Store, status, text};
+
+#[test]
+fn a_value_goes_in_and_out_byte_for_byte() {
+    let store = Store::new();
+    let value: Vec<u8> = (0..300_000u32).flat_map(|n| n.to_le_bytes()).collect();
+    let set = store.feed(&["set", "key"], &value);
+    assert!(set.status.success() && set.stdout.is_empty() && set.stderr.is_empty());
+    assert_eq!(store.ok(["get", "key"]), value);
+    let script = r"printf 'a\0b\n\377\n\n'; echo noise >&2";
+    let computed = store.run(["get-or-set", "other", "--", "sh", "-c", script]);
+    assert_eq!(computed.stdout, b"a\0b\n\xff\n\n");
+    assert_eq!(computed.stderr, b"noise\n");
+    assert_eq!(store.ok(["get", "other"]), b"a\0b\n\xff\n\n");
+}
+
+#[test]
+fn any_bytes_are_a_key() {
+    let store = Store::new();
+    // The first two are the same where they are made text.
+    let keys: [&[u8]; 7] = [
+        b"\xff\xfe",
+        b"\xfe\xff",
+        b"a\nb",
+        b"",
+        b" ",
+        b"../..",
+        b"-x",
+    ];
+    for key in keys {
+        let key = OsStr::from_bytes(key);
+        let args = ["get-or-set", "--"].map(OsStr::new);
+        let echo = ["--", "sh", "-c", "printf %s \"$1\"", "sh"].map(OsStr::new);
+        let set = store.ok(args.into_iter().chain([key]).chain(echo).chain([key]));
+        assert_eq!(set, key.as_bytes());
+        let get = store.ok([OsStr::new("get"), OsStr::new("--"), key]);
+        assert_eq!(get, key.as_bytes());
+    }
+    let listed = store.json(["ls", "--json"]);
+    assert_eq!(listed.as_array().unwrap().len(), keys.len());
+}
+
+#[test]
+fn a_hit_runs_nothing() {
+    let store = Store::new();
+    store.feed(&["set", "key"], b"there");
+    let hit = store.ok(["get-or-set", "key", "--", "no-such-command"]);
+    assert_eq!(hit, b"there");
+}
+
+#[test]
+fn each_end_has_its_status() {
+    let store = Store::new();
+    store.feed(&["set", "there"], b"v");
+    let cases: &[(&[&str], i32)] = &[
+        (&["contains", "there"], 0),
+        (&["contains", "absent"], 1),
+        (&["get", "absent"], 1),
+        (&["rm", "absent"], 1),
+        (&["rm", "--dry-run", "absent"], 1),
+        (&["rm", "--dry-run", "there"], 0),
+        (&["get", "there"], 0),
+        (&["rm", "there"], 0),
+        (&["get", "there"], 1),
+        (&[], 2),
+        (&["get"], 2),
+        (&["fetch", "key"], 2),
+        (&["get-or-set", "key"], 2),
+        (&["get-or-set", "key", "--"], 2),
+        (&["get-or-set", "key", "--", "sh", "-c", "exit 7"], 7),
+        (
+            &["get-or-set", "key", "--", "sh", "-c", "echo v; exit 255"],
+            255,
+        ),
+        (&["get-or-set", "key", "--", "no-such-command"], 127),
+        (&["get-or-set", "key", "--", "/etc/passwd"], 126),
+        (&["get-or-set", "key", "--", "sh", "-c", "kill -9 $$"], 137),
+        (&["get", "key"], 1),
+        (&["set", "--meta", "k=v", "key"], 3),
+        (&["dir", "get", "key"], 3),
+        (&["--help"], 0),
+        (&["completions", "zsh"], 0),
+        (&["completions", "csh"], 2),
+    ];
+    for (args, expected) in cases {
+        let output = store.run(*args);
+        assert_eq!(status(output.status), *expected, "{args:?}: {output:?}");
+        if *expected != 0 {
+            assert!(output.stdout.is_empty(), "{args:?}: {output:?}");
+        }
+    }
+}
+
+#[test]
+fn each_listing_is_json() {
+    for dir in [false, true] {
+        let store = Store::new();
+        let make: &[&str] = if dir {
+            &[
+                "dir",
+                "get-or-set",
+                "--label",
+                "a\n\"b\"",
+                "key",
+                "--",
+                "touch",
+            ]
+        } else {
+            &[
+                "get-or-set",
+                "--sealed",
+                "--label",
+                "a\n\"b\"",
+                "key",
+                "--",
+                "echo",
+            ]
+        };
+        store.ok(make.iter().chain(&["/dev/null"]));
+        let listed = store.json(["ls", "--json"]);
+        assert_eq!(listed[0]["label"], "a\n\"b\"");
+        let unused = ["ls", "--json", "--unused-for", "1d"];
+        assert_eq!(store.json(unused), serde_json::json!([]));
+        assert_eq!(store.json(["locks", "--json"]), serde_json::json!([]));
+        assert_eq!(store.json(["sweep", "--json"])["removed"], 0);
+        assert_eq!(store.json(["clear", "--json"])["removed"], 1);
+        assert_eq!(store.json(["ls", "--json"]), serde_json::json!([]));
+    }
+}
+
+#[test]
+fn people_see_no_control_characters() {
+    let store = Store::new();
+    store.ok([
+        "get-or-set",
+        "--sealed",
+        "--label",
+        "a\x1b[2Jb",
+        "key",
+        "--",
+        "echo",
+        "v",
+    ]);
+    assert!(text(&store.ok(["ls"])).ends_with("  a\\u{1b}[2Jb\n"));
+}
+
+#[test]
+fn what_was_stated_of_a_value_is_checked_and_kept() {
+    let store = Store::new();
+    let of_hello = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
+    let stated = [
+        "set", "--sealed", "--sha256", of_hello, "--meta", "etag=W/1", "--meta", "a=b=c",
+    ];
+    let args: Vec<&str> = stated.into_iter().chain(["key"]).collect();
+    assert!(store.feed(&args, b"hello").status.success());
+    assert_eq!(store.ok(["get", "--meta", "key"]), b"etag=W/1\na=b=c\n");
+    let other = store.feed(&args, b"Hello");
+    assert_eq!(status(other.status), 3);
+    assert!(text(&other.stderr).contains(of_hello), "{other:?}");
+    assert_eq!(store.ok(["get", "key"]), b"hello");
+    let command = [
+        "get-or-set",
+        "new",
+        "--sha256",
+        of_hello,
+        "--",
+        "echo",
+        "hello",
+    ];
+    assert_eq!(status(store.run(command).status), 3);
+    assert_eq!(status(store.run(["get", "new"]).status), 1);
+    for durability in ["none", "data", "full"] {
+        let args = ["set", "--durability", durability, durability];
+        assert!(store.feed(&args, b"v").status.success());
+    }
+}
+
+#[test]
+fn who_reads_no_further_is_no_error() {
+    let store = Store::new();
+    store.feed(&["set", "key"], &vec![b'v'; 4 << 20]);
+    for args in [&["get", "key"][..], &["get-or-set", "key", "--", "true"]] {
+        let mut child = store.command(args).stdout(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(status(output.status), 128 + libc::SIGPIPE);
+        assert!(output.stderr.is_empty(), "{output:?}");
+    }
+    let full = std::fs::File::options()
+        .write(true)
+        .open("/dev/full")
+        .unwrap();
+    let output = store.command(["get", "key"]).stdout(full).output().unwrap();
+    assert_eq!(status(output.status), 3);
+}
+
+#[test]
+fn a_tree_is_filled_by_the_command() {
+    let store = Store::new();
+    let script = "echo chatter; echo v > \"$LARDER_DIR/file\"";
+    let made = store.run(["dir", "get-or-set", "key", "--", "sh", "-c", script]);
+    assert_eq!(made.stderr, b"chatter\n");
+    let tree = text(&made.stdout);
+    let tree = std::path::Path::new(tree.trim_end());
+    assert_eq!(std::fs::read(tree.join("file")).unwrap(), b"v\n");
+    assert_eq!(store.ok(["dir", "get", "key"]), made.stdout);
+    assert_eq!(store.ok(["dir", "rm", "--dry-run", "key"]), made.stdout);
+    let seen = store.ok([
+        "dir",
+        "exec",
+        "key",
+        "--",
+        "sh",
+        "-c",
+        "cat \"$LARDER_DIR/file\"",
+    ]);
+    assert_eq!(seen, b"v\n");
+    for (args, expected) in [
+        (&["dir", "exec", "key", "--", "sh", "-c", "exit 9"][..], 9),
+        (&["dir", "exec", "key", "--", "no-such-command"], 127),
+        (&["dir", "exec", "key", "--", "/etc/passwd"], 126),
+        (
+            &["dir", "exec", "key", "--", "sh", "-c", "kill -15 $$"],
+            143,
+        ),
+        (&["dir", "exec", "absent", "--", "true"], 1),
+        (&["dir", "get-or-set", "new", "--", "sh", "-c", "exit 8"], 8),
+        (&["dir", "contains", "new"], 1),
+        (&["dir", "rm", "key"], 0),
+        (&["dir", "rm", "key"], 1),
+        (&["dir", "get", "key"], 1),
+    ] {
+        let output = store.run(args);
+        assert_eq!(status(output.status), expected, "{args:?}: {output:?}");
+    }
+}

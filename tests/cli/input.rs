@@ -1,0 +1,130 @@
+//! What cannot be: each is an error that says so, and nothing is made.
+
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use crate::support::{LARDER, Store, status, text};
+
+#[test]
+fn sizes_and_ages_that_are_none_are_told_what_is_accepted() {
+    let store = Store::new();
+    store.feed(&["set", "key"], b"v");
+    for (args, accepted) in [
+        (["ls", "--min-size", "10 parsecs"], "10GiB"),
+        (["ls", "--min-size", "-1GiB"], "10GiB"),
+        (["ls", "--min-size", "10Q"], "10GiB"),
+        (["ls", "--unused-for", "30"], "30d"),
+        (["ls", "--unused-for", "-30d"], "30d"),
+        (["ls", "--unused-for", "30fortnights"], "30d"),
+    ] {
+        let output = store.run(args);
+        assert_eq!(status(output.status), 2, "{output:?}");
+        assert!(text(&output.stderr).contains(accepted), "{output:?}");
+    }
+    for bad in [
+        &["get-or-set", "k", "--wait", "soon", "--", "true"][..],
+        &["get-or-set", "k", "--wait", "-1s", "--", "true"],
+        &["get-or-set", "k", "--wait", "1s", "--no-wait", "--", "true"],
+        &["set", "k", "--sha256", "abc"],
+        &["set", "k", "--meta", "novalue"],
+        &["set", "k", "--durability", "eternal"],
+    ] {
+        assert_eq!(status(store.run(bad).status), 2, "{bad:?}");
+    }
+}
+
+#[test]
+fn a_store_that_is_not_there_is_not_made_by_looking() {
+    let store = Store::new();
+    for args in [
+        &["get", "key"][..],
+        &["contains", "key"],
+        &["rm", "key"],
+        &["ls"],
+        &["locks"],
+        &["sweep"],
+        &["clear"],
+        &["dir", "get", "key"],
+        &["dir", "rm", "key"],
+        &["dir", "exec", "key", "--", "true"],
+    ] {
+        let output = store.run(args);
+        assert_eq!(status(output.status), 3, "{args:?}: {output:?}");
+        assert!(
+            text(&output.stderr).contains("there is no store"),
+            "{output:?}"
+        );
+        assert!(!store.base().exists(), "{args:?}");
+        // A directory that looks like an old store is not made one either.
+        std::fs::create_dir_all(store.base().join("A/B/C")).unwrap();
+        assert_eq!(status(store.run(args).status), 3, "{args:?}");
+        assert!(!store.base().join("larder-store").exists(), "{args:?}");
+        std::fs::remove_dir_all(store.base()).unwrap();
+    }
+    let nowhere = Command::new(LARDER)
+        .args(["get", "key"])
+        .env_remove("LARDER_STORE")
+        .output()
+        .unwrap();
+    assert_eq!(status(nowhere.status), 2);
+    assert!(text(&nowhere.stderr).contains("--store"));
+}
+
+#[test]
+fn a_store_of_the_other_kind_says_which_commands_it_has() {
+    let (files, dirs) = (Store::new(), Store::new());
+    files.feed(&["set", "key"], b"v");
+    dirs.ok(["dir", "get-or-set", "key", "--", "true"]);
+    for args in [
+        &["dir", "get", "key"][..],
+        &["dir", "get-or-set", "key", "--", "true"],
+        &["dir", "exec", "key", "--", "true"],
+    ] {
+        let output = files.run(args);
+        assert_eq!(status(output.status), 3);
+        assert!(text(&output.stderr).contains("without `dir`"), "{output:?}");
+    }
+    for args in [&["get", "key"][..], &["set", "key"], &["rm", "key"]] {
+        let output = dirs.run(args);
+        assert_eq!(status(output.status), 3);
+        assert!(text(&output.stderr).contains("`larder dir"), "{output:?}");
+    }
+    let sealed = files.feed(&["set", "--sealed", "key"], b"v");
+    assert_eq!(status(sealed.status), 3);
+}
+
+#[test]
+fn who_may_not_is_told() {
+    if !rustix::process::geteuid().is_root() {
+        println!("SKIPPED who_may_not_is_told: needs root");
+        return;
+    }
+    let store = Store::new();
+    store.feed(&["set", "key"], b"v");
+    // Where another user reaches it.
+    let binary = store.beside("larder");
+    std::fs::copy(LARDER, &binary).unwrap();
+    let mode =
+        |path, mode| std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+    mode(binary.parent().unwrap(), 0o755);
+    mode(&store.base(), 0o700);
+    for args in [
+        &["get", "key"][..],
+        &["ls"],
+        &["get-or-set", "k", "--", "true"],
+    ] {
+        let output = Command::new(&binary)
+            .args(args)
+            .env("LARDER_STORE", store.base())
+            .uid(65534)
+            .gid(65534)
+            .output()
+            .unwrap();
+        assert_eq!(status(output.status), 3, "{output:?}");
+        assert!(
+            text(&output.stderr).contains("Permission denied"),
+            "{output:?}"
+        );
+    }
+}

@@ -1,0 +1,77 @@
+//! What somebody at a terminal sees, and what his Ctrl-C does.
+
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::support::{Store, line_of, runs, status, until};
+
+const FOR_EVER: &str = "echo $$ > \"$BESIDE/child\"; exec sleep 1000";
+
+#[test]
+fn control_c_while_waiting_leaves_at_once() {
+    let store = Store::new();
+    let args = [
+        "get-or-set",
+        "--label",
+        "a job",
+        "key",
+        "--",
+        "sh",
+        "-c",
+        FOR_EVER,
+    ];
+    let mut holder = store.start(&args);
+    let child: u32 = line_of(&store.beside("child")).parse().unwrap();
+    let mut waiter = store.start_on_terminal(&["get-or-set", "key", "--", "true"]);
+    waiter.until_shown(&format!("waiting for process {}", holder.pid()));
+    waiter.until_shown("(a job)");
+    let pressed = Instant::now();
+    waiter.press_control_c();
+    let output = waiter.running.output();
+    assert_eq!(output.status.code(), Some(130));
+    assert!(pressed.elapsed() < Duration::from_secs(5));
+    assert!(!holder.has_ended() && runs(child));
+    holder.signal(Signal::TERM);
+    holder.output();
+    assert!(!runs(child));
+}
+
+#[test]
+fn control_c_while_computing_ends_the_command() {
+    let store = Store::new();
+    let asked = |script| ["get-or-set", "key", "--", "sh", "-c", script];
+    let mut first = store.start_on_terminal(&asked(FOR_EVER));
+    let child: u32 = line_of(&store.beside("child")).parse().unwrap();
+    let second = store.start_on_terminal(&asked("echo from the command >&2; echo second"));
+    second.until_shown("waiting for process");
+    first.press_control_c();
+    assert_eq!(first.running.output().status.code(), Some(130));
+    until("the command is dead", || !runs(child));
+    second.until_shown("from the command");
+    let shown = second.shown();
+    let output = second.running.output();
+    assert!(output.status.success());
+    // Nothing of what was shown went where the value goes.
+    assert_eq!(output.stdout, b"second\n");
+    assert!(shown.contains("waiting for process"));
+}
+
+#[test]
+fn a_command_that_would_read_from_the_terminal_finds_its_end() {
+    let store = Store::new();
+    let reads = ["get-or-set", "key", "--", "sh", "-c", "cat; echo read"];
+    let output = store.start_on_terminal(&reads).running.output();
+    assert_eq!(status(output.status), 0);
+    assert_eq!(output.stdout, b"read\n");
+}
+
+#[test]
+fn progress_is_shown_beside_a_long_value() {
+    let store = Store::new();
+    store.feed(&["set", "key"], &vec![b'v'; 32 << 20]);
+    let terminal = store.start_on_terminal(&["get", "key"]);
+    // The pipe is full, so that it stands still somewhere in the middle.
+    terminal.until_shown("of 32.00 MiB");
+    drop(terminal);
+}
