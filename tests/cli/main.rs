@@ -9,6 +9,7 @@
 )]
 
 mod basics;
+mod collecting;
 mod input;
 mod processes;
 mod support;

@@ -75,3 +75,14 @@ fn progress_is_shown_beside_a_long_value() {
     terminal.until_shown("of 32.00 MiB");
     drop(terminal);
 }
+
+#[test]
+fn a_collection_tells_how_far_it_is() {
+    let store = Store::new();
+    store.feed(&["set", "key"], b"v");
+    let args = ["gc", "--max-entries", "0", "--min-idle", "0s"];
+    let terminal = store.start_on_terminal(&args);
+    terminal.until_shown("removed 1 of 1");
+    let output = terminal.running.output();
+    assert!(output.status.success(), "{output:?}");
+}

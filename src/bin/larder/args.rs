@@ -65,16 +65,29 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: DirCommand,
     },
-    /// Lists what is stored: size, last use, who leases it, path, label.
+    /// Lists what is stored: size, last use, whether it is pinned or leased, path, label.
     #[command(
         after_help = "Example:\n  larder ls --json | jq -r '.[] | select(.bytes > 1e9) | .path'"
     )]
     Ls(Ls),
     /// Who holds which key, and who waits. Other users' processes may stay unnamed.
     Locks(List),
+    /// Removes what was not used for longest, until the limits hold.
+    #[command(
+        after_help = "What is leased, locked, pinned, or was used in the last two hours stays; see --min-idle.\n\n\
+                      Example:\n  larder gc --max-age 30d --max-size 10GiB --min-free 5GiB --dry-run\n  \
+                      larder gc --max-size 10GiB --if-due 1d"
+    )]
+    Gc(Gc),
+    /// Keeps what is or will be stored under a key from `gc` and `clear`, until it is unpinned.
+    Pin(Key),
+    /// Lets `gc` and `clear` take it again.
+    Unpin(Key),
+    /// Lists the paths that are pinned.
+    Pins(List),
     /// Removes what killed processes left behind, and no value.
     Sweep(List),
-    /// Removes every value that is not in use.
+    /// Removes every value that is neither in use nor pinned.
     Clear(List),
     /// Prints a completion script for a shell.
     #[command(
@@ -314,6 +327,35 @@ pub(crate) struct Ls {
     /// Only what was not used for so long: 12h, 30d.
     #[arg(long, value_name = "TIME", value_parser = units::age, allow_hyphen_values = true)]
     pub(crate) unused_for: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) list: List,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Gc {
+    /// Removes what was not used for this long: 12h, 30d.
+    #[arg(long, value_name = "TIME", value_parser = units::age, allow_hyphen_values = true)]
+    pub(crate) max_age: Option<Duration>,
+    /// How much the store may take on disk: 500MiB, 10GiB.
+    #[arg(long, value_name = "SIZE", value_parser = units::size, allow_hyphen_values = true)]
+    pub(crate) max_size: Option<u64>,
+    /// How many entries there may be.
+    #[arg(long, value_name = "N")]
+    pub(crate) max_entries: Option<u64>,
+    /// How much is to be free on the file system.
+    #[arg(long, value_name = "SIZE", value_parser = units::size, allow_hyphen_values = true)]
+    pub(crate) min_free: Option<u64>,
+    /// Keeps what was used within this time, whatever the limits say [default: 2h].
+    #[arg(long, value_name = "TIME", value_parser = units::age, allow_hyphen_values = true)]
+    pub(crate) min_idle: Option<Duration>,
+    /// Does nothing if a collection ended within this time.
+    #[arg(long, value_name = "TIME", value_parser = units::age, allow_hyphen_values = true)]
+    pub(crate) if_due: Option<Duration>,
+    /// Says what would be removed, and removes nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) waiting: Waiting,
     #[command(flatten)]
     pub(crate) list: List,
 }

@@ -1,33 +1,32 @@
 //! `ls`: what is stored.
 
+use std::collections::HashSet;
 use std::io::{self, IsTerminal};
+use std::path::PathBuf;
 
-use larder::{Entry, PathKey};
+use larder::{Entry, PathKey, Pin};
 use serde_json::json;
 
 use crate::args::Ls;
 use crate::output;
 use crate::proc::Locks;
 use crate::stop::Stop;
-use crate::store::{Any, Place};
+use crate::store::{Any, Place, either};
 use crate::units::{epoch, show_age, show_size, since};
 
 /// Prints each entry as it is found, so that a store of a million takes no memory. What cannot be read
 /// is told at the end, and the rest is listed all the same.
 pub(crate) fn ls(place: &Place, args: &Ls) -> Result<(), Stop> {
     let store = place.any_read_only()?;
-    let (entries, locks) = match &store {
-        Any::Files(store) => (store.entries(), None),
-        Any::Dirs(store) => (store.entries(), Some(Locks::of(store.base()))),
-    };
+    let entries = either!(&store, store => store.entries());
+    let state = State::of(&store)?;
     let mut failed = None;
     let mut listing = Listing::begin(args.list.json)?;
     for entry in entries {
         match entry {
             Ok(entry) if !is_wanted(&entry, args) => {}
             Ok(entry) => {
-                let leased_by = locks.as_ref().map(|locks| lessees(locks, &entry));
-                listing.add(&entry, &leased_by.unwrap_or_default())?;
+                listing.add(&entry, state.is_pinned(&entry), &state.lessees(&entry))?;
             }
             Err(err) => failed = Some(err),
         }
@@ -42,13 +41,40 @@ fn is_wanted(entry: &Entry, args: &Ls) -> bool {
     entry.len().unwrap_or(0) >= args.min_size && args.unused_for.is_none_or(|least| unused >= least)
 }
 
-/// Who leases a tree.
-fn lessees(locks: &Locks, entry: &Entry) -> Vec<u32> {
-    let mut lock = entry.path().as_os_str().to_owned();
-    lock.push(".lock");
-    let held = locks.at(lock.as_ref());
-    let leases = held.holders.iter().filter(|holder| !holder.exclusive);
-    leases.map(|holder| holder.pid).collect()
+/// What keeps entries from being removed.
+struct State {
+    pinned: HashSet<PathBuf>,
+    /// Nobody leases values, so this is asked for trees only.
+    locks: Option<Locks>,
+}
+
+impl State {
+    fn of(store: &Any) -> Result<Self, Stop> {
+        let pins: Vec<Pin> = either!(store, store => store.pins()?);
+        Ok(State {
+            pinned: pins.iter().map(|pin| pin.path().to_path_buf()).collect(),
+            locks: match store {
+                Any::Files(_) => None,
+                Any::Dirs(store) => Some(Locks::of(store.base())),
+            },
+        })
+    }
+
+    fn is_pinned(&self, entry: &Entry) -> bool {
+        self.pinned.contains(entry.path())
+    }
+
+    /// Who leases a tree.
+    fn lessees(&self, entry: &Entry) -> Vec<u32> {
+        let Some(locks) = &self.locks else {
+            return Vec::new();
+        };
+        let mut lock = entry.path().as_os_str().to_owned();
+        lock.push(".lock");
+        let held = locks.at(lock.as_ref());
+        let leases = held.holders.iter().filter(|holder| !holder.exclusive);
+        leases.map(|holder| holder.pid).collect()
+    }
 }
 
 /// A listing on its way out.
@@ -62,7 +88,7 @@ impl Listing {
         if json {
             output::write(b"[")?;
         } else if io::stdout().is_terminal() {
-            output::line(&row("SIZE", "USED", "LEASED BY", "PATH", Some("LABEL")))?;
+            output::line(&row("SIZE", "USED", "STATE", "PATH", Some("LABEL")))?;
         }
         Ok(Listing {
             json,
@@ -70,7 +96,7 @@ impl Listing {
         })
     }
 
-    fn add(&mut self, entry: &Entry, leased_by: &[u32]) -> Result<(), Stop> {
+    fn add(&mut self, entry: &Entry, pinned: bool, leased_by: &[u32]) -> Result<(), Stop> {
         let is_first = std::mem::replace(&mut self.is_empty, false);
         let label = entry.label();
         if self.json {
@@ -82,24 +108,25 @@ impl Listing {
                 "files": entry.file_count(),
                 "modified": epoch(entry.modified()),
                 "used": entry.last_used().map(epoch),
+                "pinned": pinned,
                 "leased_by": leased_by,
             });
             let separator = if is_first { "\n" } else { ",\n" };
             return output::write(format!("{separator}{object}").as_bytes());
         }
         let unknown = || "?".to_owned();
-        let pids: Vec<String> = leased_by.iter().map(u32::to_string).collect();
-        let pids = if pids.is_empty() {
-            "-".to_owned()
-        } else {
-            pids.join(",")
-        };
+        let pinned = pinned.then(|| "pinned".to_owned());
+        let leases = leased_by.iter().map(|pid| format!("leased:{pid}"));
+        let mut state: Vec<String> = pinned.into_iter().chain(leases).collect();
+        if state.is_empty() {
+            state.push("-".to_owned());
+        }
         output::line(&row(
             &entry.len().map_or_else(unknown, show_size),
             &entry
                 .last_used()
                 .map_or_else(unknown, |used| show_age(since(used))),
-            &pids,
+            &state.join(","),
             &output::printable(&entry.path().to_string_lossy()),
             label.as_deref(),
         ))
@@ -114,8 +141,8 @@ impl Listing {
     }
 }
 
-fn row(size: &str, used: &str, leased_by: &str, path: &str, label: Option<&str>) -> String {
+fn row(size: &str, used: &str, state: &str, path: &str, label: Option<&str>) -> String {
     let label = label.map(output::printable).unwrap_or_default();
-    let row = format!("{size:>10} {used:>5}  {leased_by:<9}  {path}  {label}");
+    let row = format!("{size:>10} {used:>5}  {state:<9}  {path}  {label}");
     row.trim_end().to_owned()
 }

@@ -11,15 +11,12 @@ use crate::args::List;
 use crate::output;
 use crate::proc::{Held, Locks};
 use crate::stop::Stop;
-use crate::store::{Any, Place};
+use crate::store::{Place, either};
 use crate::units::{epoch, show_age, since};
 
 pub(crate) fn locks(place: &Place, args: &List) -> Result<(), Stop> {
     let store = place.any_read_only()?;
-    let base = match &store {
-        Any::Files(store) => store.base(),
-        Any::Dirs(store) => store.base(),
-    };
+    let base = either!(&store, store => store.base());
     let locks = Locks::of(base);
     let mut paths: Vec<PathBuf> = locks.known().map(Path::to_path_buf).collect();
     if locks.has_hidden() {

@@ -16,6 +16,7 @@ mod list;
 mod proc;
 mod locks;
 mod collect;
+mod pins;
 
 use std::process::ExitCode;
 
@@ -46,6 +47,10 @@ fn run(args: Args) -> Result<(), Stop> {
         Command::Dir { command } => dirs::run(&place, &command),
         Command::Ls(args) => list::ls(&place, &args),
         Command::Locks(args) => locks::locks(&place, &args),
+        Command::Gc(args) => collect::gc(&place, &args),
+        Command::Pin(key) => pins::pin(&place, &key),
+        Command::Unpin(key) => pins::unpin(&place, &key),
+        Command::Pins(args) => pins::pins(&place, &args),
         Command::Sweep(args) => collect::sweep(&place, &args),
         Command::Clear(args) => collect::clear(&place, &args),
         Command::Completions { shell } => {

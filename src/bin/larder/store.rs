@@ -26,6 +26,17 @@ pub(crate) enum Any {
     Dirs(KVDirStore),
 }
 
+/// The same call on a store of either kind.
+macro_rules! either {
+    ($any:expr, $store:ident => $call:expr) => {
+        match $any {
+            $crate::store::Any::Files($store) => $call,
+            $crate::store::Any::Dirs($store) => $call,
+        }
+    };
+}
+pub(crate) use either;
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Files,
@@ -185,7 +196,7 @@ impl WaitShown {
         store.with_on_wait(self.callback())
     }
 
-    fn callback(&self) -> impl Fn(&WaitInfo) + Send + Sync + 'static {
+    pub(crate) fn callback(&self) -> impl Fn(&WaitInfo) + Send + Sync + 'static {
         let shown = self.clone();
         move |info| {
             let whom = match &info.holder {

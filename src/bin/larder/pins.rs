@@ -1,0 +1,33 @@
+//! `pin`, `unpin` and `pins`: what no collection takes.
+
+use serde_json::json;
+
+use crate::args::{Key, List};
+use crate::files::absent;
+use crate::output;
+use crate::stop::Stop;
+use crate::store::{Place, either};
+
+pub(crate) fn pin(place: &Place, key: &Key) -> Result<(), Stop> {
+    // Whether there is a value now makes no difference: the pin holds for one that comes.
+    either!(place.any()?, store => store.pin(key.bytes())?);
+    Ok(())
+}
+
+pub(crate) fn unpin(place: &Place, key: &Key) -> Result<(), Stop> {
+    match either!(place.any()?, store => store.unpin(key.bytes())?) {
+        true => Ok(()),
+        false => Err(absent(key)),
+    }
+}
+
+pub(crate) fn pins(place: &Place, args: &List) -> Result<(), Stop> {
+    let pins = either!(place.any_read_only()?, store => store.pins()?);
+    if args.json {
+        let pins = pins
+            .iter()
+            .map(|pin| json!({ "path": pin.path().to_string_lossy() }));
+        return output::json(&pins.collect::<Vec<_>>().into());
+    }
+    pins.iter().try_for_each(|pin| output::path(pin.path()))
+}

@@ -1,0 +1,99 @@
+//! `gc` and pins.
+
+use crate::support::{Store, status, text};
+
+/// Three values of 1 MiB, the first two of them not used for long.
+fn filled() -> Store {
+    let store = Store::new();
+    for key in ["old", "older", "new"] {
+        store.feed(&["set", key], &vec![b'v'; 1 << 20]);
+    }
+    let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(40 * 86_400);
+    for key in ["old", "older"] {
+        let path = text(&store.ok(["rm", "--dry-run", key]));
+        let file = std::fs::File::open(path.trim_end()).unwrap();
+        file.set_times(std::fs::FileTimes::new().set_accessed(long_ago))
+            .unwrap();
+    }
+    store
+}
+
+#[test]
+fn what_a_dry_run_says_is_what_goes() {
+    let store = filled();
+    assert!(text(&store.ok(["ls", "--unused-for", "30d"])).contains(" 40d "));
+    let args = ["gc", "--max-age", "30d", "--max-size", "10GiB", "--json"];
+    let planned = store.json(args.iter().chain(&["--dry-run"]));
+    assert_eq!(planned["removed"], 2, "{planned}");
+    assert!(store.run(["contains", "old"]).status.success());
+    let done = store.json(args);
+    assert_eq!(done["removed_entries"], planned["removed_entries"]);
+    assert_eq!(done["freed_bytes"].as_u64().unwrap(), 2 << 20);
+    assert_eq!(status(store.run(["contains", "old"]).status), 1);
+    assert!(store.run(["contains", "new"]).status.success());
+    let not_due = store.json(["gc", "--max-entries", "1", "--if-due", "1h", "--json"]);
+    assert_eq!(not_due, serde_json::json!({ "due": false }));
+    let told = text(&store.ok(["gc", "--max-entries", "0"]));
+    assert!(
+        told.contains("just used") && told.contains("removed 0 of 1 entries"),
+        "{told}"
+    );
+    let told = text(&store.ok(["gc", "--max-size", "0", "--min-idle", "0s"]));
+    assert!(told.contains("over the size, 1.0MiB"), "{told}");
+}
+
+#[test]
+fn what_is_pinned_stays() {
+    let store = filled();
+    store.ok(["pin", "old"]);
+    store.ok(["pin", "to come"]);
+    assert_eq!(store.json(["pins", "--json"]).as_array().unwrap().len(), 2);
+    let path = store.ok(["rm", "--dry-run", "old"]);
+    assert!(text(&store.ok(["pins"])).contains(&text(&path)));
+    let listed = store.json(["ls", "--json"]);
+    let pinned = listed
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|entry| entry["pinned"] == true);
+    assert_eq!(pinned.count(), 1);
+    assert!(text(&store.ok(["ls"])).contains("  pinned  "));
+    let told = text(&store.ok(["gc", "--max-age", "30d"]));
+    assert!(
+        told.contains(": pinned\n") && told.contains("removed 1 of 3"),
+        "{told}"
+    );
+    store.ok(["clear"]);
+    assert!(store.run(["contains", "old"]).status.success());
+    store.ok(["unpin", "old"]);
+    assert_eq!(status(store.run(["unpin", "old"]).status), 1);
+    store.ok(["clear"]);
+    assert_eq!(status(store.run(["contains", "old"]).status), 1);
+}
+
+#[test]
+fn a_collection_needs_a_limit_and_a_store() {
+    let store = filled();
+    for bad in [
+        &["gc"][..],
+        &["gc", "--dry-run"],
+        &["gc", "--max-size", "10 parsecs"],
+        &["gc", "--max-size", "-10GiB"],
+        &["gc", "--max-age", "30"],
+        &["gc", "--max-age", "-30d"],
+        &["gc", "--max-entries", "-1"],
+    ] {
+        let output = store.run(bad);
+        assert_eq!(status(output.status), 2, "{bad:?}: {output:?}");
+    }
+    let nothing = Store::new();
+    for args in [
+        &["gc", "--max-age", "1d"][..],
+        &["pins"],
+        &["pin", "key"],
+        &["unpin", "key"],
+    ] {
+        assert_eq!(status(nothing.run(args).status), 3);
+        assert!(!nothing.base().exists());
+    }
+}
