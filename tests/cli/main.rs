@@ -9,6 +9,7 @@
 )]
 
 mod basics;
+mod checking;
 mod collecting;
 mod input;
 mod processes;

@@ -39,8 +39,7 @@ fn of_eight_processes_one_runs_the_command() {
 }
 
 /// Writes down the pid of a child that would outlive a mere request to end, and computes for ever.
-const STUBBORN: &str =
-    "(trap '' TERM; exec sleep 1000) & echo $! > \"$BESIDE/child\"; echo half; wait";
+const STUBBORN: &str = "(trap '' TERM; exec sleep 1000 >/dev/null 2>&1) & echo $! > \"$BESIDE/child\"; echo half; wait";
 
 #[test]
 fn a_signal_ends_the_group_and_the_next_goes_on() {

@@ -85,6 +85,14 @@ pub(crate) enum Command {
     Unpin(Key),
     /// Lists the paths that are pinned.
     Pins(List),
+    /// What is stored, in numbers.
+    Stats(List),
+    /// Looks for what is not as it should be: status 3 if there is anything.
+    #[command(
+        after_help = "It changes nothing and waits for nobody; what other processes are just doing is no finding.\n\n\
+                      Example:\n  larder check --digests\n  larder check --repair"
+    )]
+    Check(Check),
     /// Removes what killed processes left behind, and no value.
     Sweep(List),
     /// Removes every value that is neither in use nor pinned.
@@ -356,6 +364,21 @@ pub(crate) struct Gc {
     pub(crate) dry_run: bool,
     #[command(flatten)]
     pub(crate) waiting: Waiting,
+    #[command(flatten)]
+    pub(crate) list: List,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Check {
+    /// Reads all that has a digest, and compares.
+    #[arg(long)]
+    pub(crate) digests: bool,
+    /// Mends what can be mended, and says what is left.
+    #[arg(long)]
+    pub(crate) repair: bool,
+    /// With `--repair`: says what would be mended, and mends nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
     #[command(flatten)]
     pub(crate) list: List,
 }

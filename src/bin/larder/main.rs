@@ -16,6 +16,7 @@ mod list;
 mod proc;
 mod locks;
 mod collect;
+mod check;
 mod pins;
 
 use std::process::ExitCode;
@@ -51,6 +52,8 @@ fn run(args: Args) -> Result<(), Stop> {
         Command::Pin(key) => pins::pin(&place, &key),
         Command::Unpin(key) => pins::unpin(&place, &key),
         Command::Pins(args) => pins::pins(&place, &args),
+        Command::Stats(args) => check::stats(&place, &args),
+        Command::Check(args) => check::check(&place, &args),
         Command::Sweep(args) => collect::sweep(&place, &args),
         Command::Clear(args) => collect::clear(&place, &args),
         Command::Completions { shell } => {
