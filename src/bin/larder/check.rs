@@ -66,7 +66,10 @@ pub(crate) fn check(place: &Place, args: &Check) -> Result<(), Stop> {
     }));
     progress.finish_and_clear();
     printed?;
-    findings.end(examined?)
+    // What was found before an error is told too, and the JSON is whole.
+    let ended = findings.end(examined.as_ref().ok().copied());
+    examined?;
+    ended
 }
 
 fn repair(place: &Place, options: &CheckOptions, json: bool) -> Result<(), Stop> {
@@ -77,7 +80,7 @@ fn repair(place: &Place, options: &CheckOptions, json: bool) -> Result<(), Stop>
         findings.add(finding)?;
     }
     findings.found = report.left.found;
-    findings.end(report.left.examined)
+    findings.end(Some(report.left.examined))
 }
 
 /// Findings on their way out.
@@ -118,14 +121,14 @@ impl Findings {
     }
 
     /// Anything that is left is an error.
-    fn end(self, examined: u64) -> Result<(), Stop> {
+    fn end(self, examined: Option<u64>) -> Result<(), Stop> {
         let (found, mended) = (self.found, self.mended);
         if self.json {
-            let mended = json!(mended);
+            let (examined, mended) = (json!(examined), json!(mended));
             let rest =
                 format!("\"examined\": {examined}, \"found\": {found}, \"mended\": {mended}");
             output::line(&format!("], {rest}}}"))?;
-        } else {
+        } else if let Some(examined) = examined {
             let mended = mended.map(|mended| format!(", {mended} mended"));
             let mended = mended.unwrap_or_default();
             output::line(&format!("{examined} entries looked at{mended}"))?;
