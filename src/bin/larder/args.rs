@@ -41,9 +41,10 @@ pub(crate) struct Args {
 pub(crate) enum Command {
     /// Prints a value; if there is none, runs CMD, whose standard output is the value.
     #[command(
-        after_help = "CMD runs once among all processes that ask for the key; the others wait and print the \
-                      same value. If CMD fails, nothing is stored, its status is returned, and the next \
-                      who waits runs his own.\n\n\
+        override_usage = "larder get-or-set [OPTIONS] <KEY> -- <CMD>...",
+        after_help = "CMD runs once among all processes that ask for the key; the others wait and print the\n\
+                      same value. If CMD fails, nothing is stored, its status is returned, and the next who\n\
+                      waits runs his own.\n\n\
                       Example:\n  larder get-or-set \"weather $(date +%F)\" -- curl -fsS https://example.org/weather"
     )]
     GetOrSet(GetOrSet),
@@ -112,7 +113,8 @@ pub(crate) enum DirCommand {
     GetOrSet(DirGetOrSet),
     /// Runs CMD while nobody can remove or replace the tree, whose path is in $LARDER_DIR.
     #[command(
-        after_help = "CMD takes this process's place, and it and the processes that it starts hold the tree.\n\n\
+        override_usage = "larder dir exec [OPTIONS] <KEY> -- <CMD>...",
+        after_help = "CMD takes this process's place, and it and the processes that it starts hold the\ntree.\n\n\
                       Example:\n  larder dir exec zlib -- sh -c 'make -C \"$LARDER_DIR\"'"
     )]
     Exec(DirExec),
