@@ -167,7 +167,10 @@ impl KVDirStore {
             root.check_writable("make a tree", &entry)?;
             presence::refuse_strangers(root, &entry)?;
             // Of a tree that is not believed any more: this would wait for itself.
-            if lock::leased_here(root, &entry)? {
+            // (One that has just been made, by another thread, is leased here too.)
+            if lock::leased_here(root, &entry)?
+                && matches!(belief::look(root, &entry)?, Seen::Damaged)
+            {
                 let path = root.absolute(entry.value());
                 return Err(Repr::InUse { path, by_us: true }.into());
             }
