@@ -14,6 +14,7 @@ use crate::entries::{Item, Walk, describe, is_refused, owner};
 use crate::error::{IoContext, Result};
 use crate::layout::{EntryPath, LOCK_SUFFIX, TMP};
 use crate::marker::StoreKind;
+use crate::pins::Pinned;
 use crate::root::Root;
 use crate::sys::{self, Kind, Meta, flock, host};
 
@@ -64,13 +65,14 @@ pub(crate) fn of(root: &Arc<Root>) -> Result<Stats> {
         ..Stats::default()
     };
     let held = host::flocked_inodes();
+    let pinned = Pinned::read(root)?;
     count_staged(root, held.as_ref(), &mut stats)?;
     let mut walk = Walk::new(root);
     walk.start()?;
     loop {
         match walk.next() {
             Ok(None) => return Ok(stats),
-            Ok(Some(Item::Entry(entry))) => count_entry(root, &entry, &mut stats)?,
+            Ok(Some(Item::Entry(entry))) => count_entry(root, &entry, &pinned, &mut stats)?,
             Ok(Some(Item::Beside(_, path))) => {
                 if path
                     .extension()
@@ -92,11 +94,12 @@ pub(crate) fn of(root: &Arc<Root>) -> Result<Stats> {
     }
 }
 
-fn count_entry(root: &Root, entry: &EntryPath, stats: &mut Stats) -> Result<()> {
+fn count_entry(root: &Root, entry: &EntryPath, pinned: &Pinned, stats: &mut Stats) -> Result<()> {
     let Some(described) = describe(root, entry)? else {
         return Ok(());
     };
     stats.entries += 1;
+    stats.pinned += u64::from(pinned.has(entry));
     let (bytes, allocated) = match root.kind {
         StoreKind::Files => (described.len(), described.allocated_bytes()),
         StoreKind::Dirs => size_of_tree(root, entry.value())

@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::look::{damage_of, finding};
 use super::{Finding, FindingKind};
@@ -40,6 +40,9 @@ pub(super) enum Suspicion {
     /// With its digests, or only what its sidecar says.
     Tree(EntryPath, bool),
 }
+
+/// See [`Suspect::is_young`].
+const YOUNG: Duration = Duration::from_secs(60);
 
 /// What changes if somebody is at work: which file it is, when it was written, how much there is.
 #[derive(Debug, PartialEq, Eq)]
@@ -104,40 +107,53 @@ impl Suspect {
         Ok((!is_gone).then_some(Suspect { suspicion, trace }))
     }
 
+    /// Whether it came so lately that a process which got no time to run may be about to lock it.
+    pub(super) fn is_young(&self) -> bool {
+        let is_made_first = matches!(
+            self.suspicion,
+            Suspicion::Staged { .. }
+                | Suspicion::Lock(_)
+                | Suspicion::Sidecar(_)
+                | Suspicion::Empty(_)
+        );
+        let age = self.trace.0.map(|(_, modified, _)| modified.elapsed());
+        is_made_first && !matches!(age, Some(Ok(age)) if age > YOUNG)
+    }
+
     /// What is wrong, if something still is.
-    pub(super) fn confirm(self, root: &Arc<Root>) -> Result<Option<Finding>> {
+    pub(super) fn confirm(&self, root: &Arc<Root>) -> Result<Option<Finding>> {
         if self.suspicion.trace(root)? != self.trace {
             return Ok(None);
         }
         let tell = |path: &Path, kind, what: &str| Ok(Some(finding(root, path, kind, what)));
-        match self.suspicion {
+        match &self.suspicion {
             Suspicion::Furniture(name) => confirm_furniture(root, name),
-            Suspicion::Staged { path, lock } => match is_held(root, &lock)? {
+            Suspicion::Staged { path, lock } => match is_held(root, lock)? {
                 true => Ok(None),
-                false => tell(&path, FindingKind::Leftover, "a dead process left it"),
+                false => tell(path, FindingKind::Leftover, "a dead process left it"),
             },
             Suspicion::Dead(path) => tell(
-                &path,
+                path,
                 FindingKind::Leftover,
                 "nobody is deleting it any more",
             ),
-            Suspicion::Lock(entry) => confirm_lock(root, &entry),
+            Suspicion::Lock(entry) => confirm_lock(root, entry),
             Suspicion::Sidecar(entry) => {
-                if is_held(root, &entry.lock())? || has_tree(root, &entry)? {
+                if is_held(root, &entry.lock())? || has_tree(root, entry)? {
                     return Ok(None);
                 }
                 let what = "a sidecar without its tree";
                 tell(&entry.sidecar(), FindingKind::OrphanSidecar, what)
             }
             Suspicion::Empty(path) => {
-                let names = sys::absent_is_none(root.dir.list(&path));
-                let names = names.reading("look at", || root.absolute(&path))?;
+                let names = sys::absent_is_none(root.dir.list(path));
+                let names = names.reading("look at", || root.absolute(path))?;
                 let is_empty = names.is_some_and(|names| names.is_empty());
-                if !is_empty || is_tree(root, &path)? {
+                if !is_empty || is_tree(root, path)? {
                     return Ok(None);
                 }
                 let what = "an empty directory that is no entry";
-                tell(&path, FindingKind::EmptyDirectory, what)
+                tell(path, FindingKind::EmptyDirectory, what)
             }
             Suspicion::Writable(entry) => {
                 let meta = root.dir.look(entry.value());
@@ -151,12 +167,12 @@ impl Suspect {
                 }
             }
             Suspicion::Value(entry, id, (kind, what)) => {
-                match damaged_value(root, &entry, kind == FindingKind::Damaged)? {
-                    Some(now) if now == (id, kind) => tell(entry.value(), kind, &what),
+                match damaged_value(root, entry, *kind == FindingKind::Damaged)? {
+                    Some(now) if now == (*id, *kind) => tell(entry.value(), *kind, what),
                     _ => Ok(None),
                 }
             }
-            Suspicion::Tree(entry, digests) => confirm_tree(root, &entry, digests),
+            Suspicion::Tree(entry, digests) => confirm_tree(root, entry, *digests),
         }
     }
 }

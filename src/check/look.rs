@@ -26,6 +26,8 @@ use crate::sys::{self, Kind, temp};
 
 /// Between the two looks. A process that is about to lock what it created has done so by then.
 const GRACE: Duration = Duration::from_millis(250);
+/// Before a third look at what is less than a minute old: on a busy machine it takes longer.
+const LONG_GRACE: Duration = Duration::from_secs(2);
 /// So many suspects wait together.
 const SUSPECTS: usize = 4096;
 /// How deep in a tree without a sidecar other trees' sidecars are looked for: a key's three levels
@@ -118,12 +120,27 @@ impl Looking<'_> {
             return Ok(());
         }
         thread::sleep(GRACE);
+        let mut young = Vec::new();
         for suspect in std::mem::take(&mut self.suspects) {
             match suspect.confirm(self.root) {
-                Ok(Some(finding)) => (self.found)(finding),
-                Ok(None) => {}
-                Err(err) => self.unreadable(err)?,
+                Ok(Some(_)) if suspect.is_young() => young.push(suspect),
+                confirmed => self.tell_confirmed(confirmed)?,
             }
+        }
+        if !young.is_empty() {
+            thread::sleep(LONG_GRACE);
+        }
+        for suspect in young {
+            self.tell_confirmed(suspect.confirm(self.root))?;
+        }
+        Ok(())
+    }
+
+    fn tell_confirmed(&mut self, confirmed: Result<Option<Finding>>) -> Result<()> {
+        match confirmed {
+            Ok(Some(finding)) => (self.found)(finding),
+            Ok(None) => {}
+            Err(err) => self.unreadable(err)?,
         }
         Ok(())
     }

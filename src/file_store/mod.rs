@@ -611,8 +611,9 @@ impl KVFileStore {
     /// The same, with a choice, and every finding as it is found. Returns how many entries were looked
     /// at.
     ///
-    /// What a live process could explain is looked at twice, a quarter of a second apart. A process
-    /// that was stopped in the middle of a call can seem dead.
+    /// What a live process could explain is looked at twice, a quarter of a second apart; if it
+    /// is less than a minute old, again after 2 s. A process that is stopped in the middle of a call for
+    /// longer can seem dead.
     ///
     /// # Errors
     ///

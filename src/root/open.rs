@@ -305,6 +305,7 @@ impl Root {
                 made += u64::from(self.make_own_file(name, text, sys::sync_all)?);
             }
         }
+        self.keep_spare()?; // none is missing where a collection has just used it
         Ok(made)
     }
 
