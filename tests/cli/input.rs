@@ -102,9 +102,15 @@ fn who_may_not_is_told() {
     }
     let store = Store::new();
     store.feed(&["set", "key"], b"v");
-    // Where another user reaches it.
+    // Where another user reaches it. Another process copies it: whatever this one starts meanwhile would
+    // hold it open for writing, and it could not be run.
     let binary = store.beside("larder");
-    std::fs::copy(LARDER, &binary).unwrap();
+    let copied = Command::new("cp")
+        .arg(LARDER)
+        .arg(&binary)
+        .status()
+        .unwrap();
+    assert!(copied.success());
     let mode =
         |path, mode| std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
     mode(binary.parent().unwrap(), 0o755);

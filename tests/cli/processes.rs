@@ -21,6 +21,7 @@ fn of_eight_processes_one_runs_the_command() {
     let script = "echo run >> \"$BESIDE/runs\"; cat \"$BESIDE/gate\"";
     let args = ["get-or-set", "key", "--", "sh", "-c", script];
     let all: Vec<_> = (0..8).map(|_| store.start(&args)).collect();
+    assert_eq!(line_of(&store.beside("runs")), "run");
     until("seven wait", || {
         let locks = store.json(["locks", "--json"]);
         let waiting = locks[0]["waiting"].as_array();

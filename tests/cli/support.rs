@@ -74,8 +74,11 @@ impl Store {
     pub(crate) fn feed(&self, args: &[&str], input: &[u8]) -> Output {
         let mut command = self.command(args);
         let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
-        child.stdin.take().unwrap().write_all(input).unwrap();
-        child.wait_with_output().unwrap()
+        // A command that fails may do so before it reads.
+        let fed = child.stdin.take().unwrap().write_all(input);
+        let output = child.wait_with_output().unwrap();
+        assert!(fed.is_ok() || !output.status.success(), "{fed:?}");
+        output
     }
 
     pub(crate) fn start(&self, args: &[&str]) -> Running {
