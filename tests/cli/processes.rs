@@ -106,7 +106,7 @@ fn who_does_not_wait_is_told_for_whom() {
     line_of(&store.beside("child"));
     for waiting in [&["--no-wait"][..], &["--wait", "50ms"]] {
         let asked = [&["get-or-set", "key"], waiting, &["--", "true"]].concat();
-        let output = store.run(asked);
+        let output = store.start(&asked).output();
         assert_eq!(status(output.status), 3, "{output:?}");
         let why = text(&output.stderr);
         let whom = format!("process {}", holder.pid());
