@@ -127,7 +127,13 @@ fn examine_clear(store: &Store, base: &Path, state: State) -> anyhow::Result<()>
         "of {there} entries a clear made {report:?}"
     );
     let left = listing(base)?;
-    let bare = ["CACHEDIR.TAG", "gc.lock", "larder-spare", "larder-store", "tmp/"];
+    let bare = [
+        "CACHEDIR.TAG",
+        "gc.lock",
+        "larder-spare",
+        "larder-store",
+        "tmp/",
+    ];
     ensure!(left.iter().eq(bare), "a cleared store has {left:?}");
     Ok(())
 }
