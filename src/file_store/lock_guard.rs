@@ -33,7 +33,7 @@ impl KVFileLock {
     ///
     /// # Errors
     ///
-    /// As [`KVFileStore::get`].
+    /// As [`KVFileStore::get`](crate::KVFileStore::get).
     pub fn reader(&self) -> Result<Option<LockedRead<'_>>> {
         LockedRead::open(self)
     }
