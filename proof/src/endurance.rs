@@ -43,6 +43,7 @@ pub(crate) fn run(options: Options) -> anyhow::Result<()> {
         random: fastrand::Rng::with_seed(seed),
         refused: 0,
     };
+    work.wait_in_vain()?;
     let warm = options.operations / 10;
     let mut early = Usage::now()?;
     for done in 0..options.operations {
@@ -102,6 +103,15 @@ struct Work {
 }
 
 impl Work {
+    /// What a process waits with stays open from its first wait on.
+    fn wait_in_vain(&self) -> anyhow::Result<()> {
+        let store = &self.files[0];
+        let _held = store.lock("waited for")?;
+        let bounded = store.with_wait(Wait::Timeout(Duration::from_millis(20)));
+        ensure!(bounded.lock("waited for").is_err());
+        Ok(())
+    }
+
     fn step(&mut self) -> anyhow::Result<()> {
         let key = self.random.u64(0..KEYS).to_le_bytes();
         let bytes = vec![7; self.random.usize(0..5000)];
