@@ -19,7 +19,7 @@ use crate::layout::{EntryPath, LOCK_SUFFIX, TMP};
 use crate::lock::record::{self, can_be_in_a_lock_file};
 use crate::lock::{self, KeyLock, Tried};
 use crate::marker::{Format, StoreKind};
-use crate::pins::Pinned;
+use crate::pins::{self, Pinned};
 use crate::presence::{self, Seen};
 use crate::publish;
 use crate::report::{GcReport, KeptReason};
@@ -67,6 +67,32 @@ pub(crate) fn clear(root: &Arc<Root>) -> Result<GcReport> {
     Ok(report)
 }
 
+/// Takes the lock of an entry that was seen a while ago, without waiting. `Absent`: it is none any more.
+///
+/// A tree that is gone may have made room for a directory with other entries in it, of which a lock file
+/// beside it would make a tree. So none is made but where a sidecar stands.
+pub(crate) fn lock_seen(root: &Arc<Root>, entry: &EntryPath) -> Result<Tried> {
+    if root.kind == StoreKind::Files {
+        return lock::try_exclusive(root, entry, true);
+    }
+    let has_sidecar = || {
+        let found = root.dir.look(entry.sidecar());
+        let found = found.reading("look at an entry", || root.absolute(entry.value()));
+        found.map(|found| found.is_some())
+    };
+    match lock::try_exclusive(root, entry, false)? {
+        Tried::Absent if has_sidecar()? => {}
+        tried => return Ok(tried),
+    }
+    match lock::try_exclusive(root, entry, true)? {
+        Tried::Lock(lock) if !has_sidecar()? => {
+            lock.retract();
+            Ok(Tried::Absent)
+        }
+        tried => Ok(tried),
+    }
+}
+
 fn remove_entry(root: &Arc<Root>, entry: &EntryPath, report: &mut GcReport) -> Result<()> {
     let bytes = match entries::describe(root, entry) {
         Ok(Some(described)) => described.len(),
@@ -75,13 +101,19 @@ fn remove_entry(root: &Arc<Root>, entry: &EntryPath, report: &mut GcReport) -> R
         Err(err) => return Err(err),
     };
     report.examined += 1;
-    let removed = match lock::try_exclusive(root, entry, true) {
+    let removed = match lock_seen(root, entry) {
+        // Perhaps only since this began.
+        Ok(Tried::Lock(_)) if pins::is_pinned(root, entry)? => {
+            report.keep(root, entry.value(), KeptReason::Pinned);
+            return Ok(());
+        }
         Ok(Tried::Lock(lock)) => {
             // What cannot be measured can hardly be removed, which says so.
             let frees = look(root, entry, true).map_or(0, |found| found.map_or(0, |it| it.frees));
             remove_under(lock).map(|removed| removed.then_some(frees))
         }
-        Ok(Tried::Busy | Tried::Absent) => {
+        Ok(Tried::Absent) => return Ok(()),
+        Ok(Tried::Busy) => {
             report.keep(root, entry.value(), KeptReason::InUse);
             return Ok(());
         }

@@ -4,7 +4,6 @@
 //! one directory's names at a time for each level, not the whole store's.
 
 use std::borrow::Cow;
-use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -108,8 +107,6 @@ pub(crate) struct Walk {
 struct Level {
     path: PathBuf,
     names: Vec<Found>,
-    /// Of the locks and sidecars in this directory, the entries' names.
-    beside: HashSet<OsString>,
 }
 
 impl Walk {
@@ -151,16 +148,8 @@ impl Walk {
         if at_top {
             names.retain(|found| !layout::is_reserved(found.name.as_bytes()));
         }
-        let beside = names
-            .iter()
-            .filter_map(|found| owner(&found.name))
-            .collect();
         let is_empty = names.is_empty();
-        self.levels.push(Level {
-            path,
-            names,
-            beside,
-        });
+        self.levels.push(Level { path, names });
         Ok(is_empty)
     }
 
@@ -189,7 +178,6 @@ impl Walk {
                     Err(_) => Item::Stranger(path),
                 }));
             }
-            let is_beside = level.beside.contains(&found.name);
             let kind = match found.kind {
                 Some(kind) => kind,
                 None => match self.root.dir.look(&path) {
@@ -202,7 +190,8 @@ impl Walk {
             };
             let is_entry = match (self.root.kind, kind) {
                 (StoreKind::Files, Kind::File) => true,
-                (StoreKind::Dirs, Kind::Dir) => is_beside || self.is_marked(&path)?,
+                // What the listing had beside it may be long gone, and other entries be in it now.
+                (StoreKind::Dirs, Kind::Dir) => self.is_marked(&path)?,
                 _ => false,
             };
             if is_entry {

@@ -182,7 +182,7 @@ impl Footer {
             return Err(NoFooter::Damaged);
         }
         // From here on it is what somebody wrote.
-        if fields.version() != VERSION.into() {
+        if fields.version() != u64::from(VERSION) {
             let version = fields.version();
             let why = format!("it is sealed in format {version}, and this version knows {VERSION}");
             return Err(NoFooter::FromTheFuture(why));

@@ -5,6 +5,7 @@
 //! pinned. What the limits still ask for after something was kept, they ask of others.
 
 use std::ffi::OsStr;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -360,9 +361,15 @@ impl Collection<'_> {
             }
             None
         } else {
-            match lock::try_exclusive(root, entry, true)? {
-                Tried::Lock(lock) => Some(lock),
-                Tried::Busy | Tried::Absent => return Ok(Fate::Kept(KeptReason::InUse)),
+            match collect::lock_seen(root, entry) {
+                Ok(Tried::Lock(lock)) => Some(lock),
+                Ok(Tried::Absent) => return Ok(Fate::Gone),
+                Ok(Tried::Busy) => return Ok(Fate::Kept(KeptReason::InUse)),
+                // The disk is full, and somebody has the spare. Others have a lock file.
+                Err(err) if err.io_kind() == Some(io::ErrorKind::StorageFull) => {
+                    return Ok(Fate::Kept(KeptReason::InUse));
+                }
+                Err(err) => return Err(err),
             }
         };
         let scanned = &self.scan.candidates[index];

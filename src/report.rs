@@ -1,5 +1,6 @@
 //! What came of a collection: plain data.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use crate::error::Error;
@@ -34,6 +35,8 @@ pub struct GcReport {
     pub kept: Vec<Kept>,
     /// How many there are of those, if they are more.
     pub kept_count: u64,
+    /// What a sweep may meet a second time.
+    met: HashSet<Kept>,
 }
 
 /// An entry that a collection removed, or in a dry run would have removed.
@@ -63,7 +66,7 @@ pub enum GcReason {
 }
 
 /// Something that a collection kept although it was to go.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Kept {
     /// Its absolute path.
@@ -128,7 +131,7 @@ impl GcReport {
             reason,
             KeptReason::Foreign | KeptReason::NotPermitted | KeptReason::InUse
         );
-        if repeats && self.kept.contains(&kept) {
+        if repeats && self.met.len() < MOST_LISTED && !self.met.insert(kept.clone()) {
             return;
         }
         self.kept_count += 1;

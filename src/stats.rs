@@ -121,15 +121,17 @@ fn size_of_tree(root: &Root, tree: &Path) -> io::Result<(u64, u64)> {
     let mut left: Vec<PathBuf> = vec![tree.to_path_buf()];
     let (mut bytes, mut allocated) = (0, root.dir.look(tree)?.map_or(0, |meta| meta.allocated));
     while let Some(dir) = left.pop() {
-        let names = match sys::absent_is_none(root.dir.list(&dir)) {
-            Err(err) if is_refused(&err) => None,
+        let names = match sys::absent_is_none(root.dir.list_quietly(&dir)) {
+            Err(err) if is_refused(&err) || err.kind() == io::ErrorKind::NotADirectory => None,
             names => names?,
         };
         for found in names.unwrap_or_default() {
             let path = dir.join(found.name);
-            let Some(meta) = root.dir.look(&path)? else {
-                continue;
+            let looked = match root.dir.look(&path) {
+                Err(err) if is_refused(&err) || err.kind() == io::ErrorKind::NotADirectory => None,
+                looked => looked?,
             };
+            let Some(meta) = looked else { continue };
             allocated += meta.allocated;
             match meta.kind {
                 Kind::Dir => left.push(path),

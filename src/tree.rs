@@ -129,7 +129,14 @@ pub(crate) fn disk_usage(root: &Root, tree: &Path) -> io::Result<Usage> {
         for found in names {
             let inside = path.join(&found.name);
             let meta = match root.dir.look(&inside) {
-                Err(err) if err.kind() == io::ErrorKind::PermissionDenied => continue,
+                Err(err)
+                    if matches!(
+                        err.kind(),
+                        io::ErrorKind::PermissionDenied | io::ErrorKind::NotADirectory
+                    ) =>
+                {
+                    continue;
+                }
                 looked => looked?,
             };
             let Some(meta) = meta else { continue };

@@ -400,7 +400,7 @@ pub(super) fn damage_of(
 
 /// Whether there are sidecars in what is marked as a tree only by a lock file.
 fn holds_entries(root: &Root, path: &Path, depth: usize) -> Result<bool> {
-    let listed = sys::absent_is_none(root.dir.list(path));
+    let listed = sys::absent_is_none(root.dir.list_quietly(path));
     let names = listed.reading("look into the tree", || root.absolute(path))?;
     for found in names.unwrap_or_default() {
         let inside = path.join(&found.name);

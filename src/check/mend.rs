@@ -10,7 +10,7 @@ use super::{CheckOptions, CheckReport, Finding, FindingKind, RepairReport, look}
 use crate::collect;
 use crate::error::{Error, IoContext, Result};
 use crate::layout::EntryPath;
-use crate::lock::{self, Tried};
+use crate::lock::Tried;
 use crate::marker::StoreKind;
 use crate::publish;
 use crate::root::Root;
@@ -84,7 +84,7 @@ fn take_write_bits(root: &Arc<Root>, entry: &EntryPath) -> Result<bool> {
 }
 
 fn remove_damaged(root: &Arc<Root>, entry: &EntryPath) -> Result<bool> {
-    let Tried::Lock(lock) = lock::try_exclusive(root, entry, true)? else {
+    let Tried::Lock(lock) = collect::lock_seen(root, entry)? else {
         return Ok(false);
     };
     match root.kind {

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::belief;
+use crate::collect;
 use crate::error::{Error, Repr, Result};
 use crate::gc;
 use crate::key::PathKey;
@@ -309,9 +310,10 @@ impl KVDirStore {
             return Ok(false);
         }
         self.root.check_writable("remove the tree", &entry)?;
-        match lock::try_exclusive(&self.root, &entry, true)? {
+        match collect::lock_seen(&self.root, &entry)? {
             Tried::Lock(lock) => publish::remove_tree(lock),
-            Tried::Busy | Tried::Absent => Err(Repr::InUse {
+            Tried::Absent => Ok(false),
+            Tried::Busy => Err(Repr::InUse {
                 path: self.root.absolute(entry.value()),
                 by_us: lock::leased_here(&self.root, &entry)?,
             }

@@ -75,9 +75,10 @@ impl CollectorLock {
         sys::fstat(&self.file).map(|meta| meta.modified)
     }
 
-    /// Notes that one has ended. Who may not is not told: the next is due a little earlier.
+    /// Notes that one has ended. Both times, which whoever may write can do, not only the owner. Who may not
+    /// is not told: the next is due earlier.
     pub(crate) fn note_end(&self) {
-        let _ = sys::fstamp(&self.file, Stamp::Modified);
+        let _ = sys::fstamp(&self.file, Stamp::Both);
     }
 }
 

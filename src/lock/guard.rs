@@ -29,6 +29,8 @@ pub(crate) struct KeyLock {
     recorded: bool,
     /// Another lock file has taken the place of this one, which leaves nothing to delete.
     superseded: bool,
+    /// It was made for nothing, and would make an entry of what is no entry.
+    retracted: bool,
     /// There is a value beside it, so that its directories are not empty.
     occupied: AtomicBool,
 }
@@ -55,6 +57,7 @@ impl KeyLock {
                     pid: host::pid(),
                     recorded: false,
                     superseded: false,
+                    retracted: false,
                     occupied: AtomicBool::new(false),
                 }))
             }
@@ -112,6 +115,7 @@ impl KeyLock {
             pid: self.pid,
             recorded: false,
             superseded: false,
+            retracted: false,
             occupied: AtomicBool::new(false),
         };
         self.superseded = true;
@@ -144,7 +148,13 @@ impl KeyLock {
             Ok(found) => found.is_some_and(|meta| meta.kind == Kind::Dir),
             Err(_) => true,
         };
-        self.superseded || (self.root.kind == StoreKind::Dirs && has_tree())
+        let may_be_a_tree = self.root.kind == StoreKind::Dirs && !self.retracted;
+        self.superseded || (may_be_a_tree && has_tree())
+    }
+
+    /// Gives a lock up whose file this call has made beside something that is no entry.
+    pub(crate) fn retract(mut self) {
+        self.retracted = true;
     }
 }
 

@@ -137,11 +137,12 @@ pub(crate) struct FileSystem {
     pub(crate) logs_single_files: bool,
 }
 
-/// One of the two times of a file that the stores set.
+/// Which of the two times of a file is set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stamp {
     Accessed,
     Modified,
+    Both,
 }
 
 impl Stamp {
@@ -158,6 +159,10 @@ impl Stamp {
             Stamp::Accessed => Timestamps {
                 last_access: now,
                 last_modification: omit,
+            },
+            Stamp::Both => Timestamps {
+                last_access: now,
+                last_modification: now,
             },
             Stamp::Modified => Timestamps {
                 last_access: omit,
@@ -184,7 +189,7 @@ pub(crate) fn fchmod(file: &File, mode: u32) -> io::Result<()> {
     retried("fchmod", || rustix::fs::fchmod(file, mode_bits(mode)))
 }
 
-/// Sets one time of an open file to now, and leaves the other.
+/// Sets times of an open file to now, and leaves the others.
 pub(crate) fn fstamp(file: &File, stamp: Stamp) -> io::Result<()> {
     retried("futime", || rustix::fs::futimens(file, &stamp.now()))
 }

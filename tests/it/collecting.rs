@@ -717,3 +717,61 @@ fn collectors_readers_writers_and_removers_are_at_it_at_once_and_are_killed() {
     assert_eq!(listing(store.base()), empty_store());
     assert_eq!(listing(forest.base()), empty_store());
 }
+
+/// A lock file beside a directory makes a tree of it. Made for a tree that was gone, beside a directory
+/// that had come in its place with other entries in it, it had the next collection take those, leases and
+/// all.
+#[test]
+fn what_has_made_room_for_others_takes_nothing_with_it() {
+    struct At(&'static str);
+    impl PathKey for At {
+        fn key(&self) -> PathBuf {
+            self.0.into()
+        }
+    }
+    let plant = |tree: &Path| Ok(std::fs::write(tree.join("file"), "")?);
+    let dir = tempdir();
+    let store = KVDirStore::new(dir.path()).unwrap();
+    drop(store.get_or_set(&At("foo"), plant).unwrap());
+    let everything = GcPolicy::default().max_entries(0).min_idle(Duration::ZERO);
+    let mut lease = None;
+    let report = store.gc_keeping(&everything, |_foo| {
+        assert!(store.remove(&At("foo")).unwrap());
+        lease = Some(store.get_or_set(&At("foo/bar"), plant).unwrap());
+        false
+    });
+    assert_eq!(report.unwrap().removed, 0);
+    let lease = lease.unwrap();
+    assert!(!store.base().join("foo.lock").exists());
+    for report in [store.gc(&everything), store.clear()] {
+        assert_eq!(report.unwrap().removed, 0);
+        assert!(lease.join("file").exists());
+    }
+    // It is told that there is none, and makes no tree of it either.
+    assert!(!store.remove(&At("foo")).unwrap());
+    drop(lease);
+    assert_eq!(store.clear().unwrap().removed, 1);
+    assert_eq!(listing(store.base()), empty_store());
+}
+
+/// It had read the pins once, when it began.
+#[test]
+fn clear_leaves_what_is_pinned_while_it_works() {
+    const COUNT: u32 = 2000;
+    let dir = in_memory();
+    let store = quick_files(dir.path());
+    let keys: Vec<String> = (0..COUNT).map(|n| n.to_string()).collect();
+    for key in &keys {
+        put(&store, key);
+    }
+    let clears = std::thread::spawn({
+        let store = store.clone();
+        move || store.clear().unwrap()
+    });
+    let pinned = keys.iter().filter(|key| store.pin(*key).unwrap());
+    let pinned: Vec<_> = pinned.collect();
+    clears.join().unwrap();
+    for key in pinned {
+        assert!(store.contains(key).unwrap());
+    }
+}

@@ -26,6 +26,16 @@ pub(crate) fn get_or_set(place: &Place, args: &GetOrSet) -> Result<(), Stop> {
     shown.clear();
     let value = found.map_err(|err| ended(err, &interrupt))?;
     interrupt.over();
+    if value.outcome() != larder::Outcome::Computed && args.writing.sha256.is_some() {
+        let stored = store.verify_against(args.key.bytes(), &expected(&args.writing))?;
+        if stored == Some(larder::Integrity::Damaged) {
+            return Err(anyhow::anyhow!(
+                "what is stored under {} has another digest; `larder rm` takes it away",
+                args.key.shown()
+            )
+            .into());
+        }
+    }
     print(value)
 }
 

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use larder::CancelToken;
 use rustix::event::{PollFd, PollFlags, poll};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::stop::Stop;
@@ -44,11 +44,17 @@ impl Interrupt {
             woken,
             is_over: Arc::default(),
         };
-        for signal in [SIGINT, SIGTERM, SIGHUP] {
+        // What whoever started this has it ignore stays so, as with `nohup`.
+        let ignored = ignored();
+        let watched: Vec<i32> = [SIGINT, SIGTERM, SIGHUP, SIGQUIT]
+            .into_iter()
+            .filter(|signal| ignored >> (signal - 1) & 1 == 0)
+            .collect();
+        for &signal in &watched {
             let is_over = Arc::clone(&interrupt.is_over);
             signal_hook::flag::register_conditional_default(signal, is_over)?;
         }
-        let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+        let mut signals = Signals::new(watched)?;
         let (noted, token) = (Arc::clone(&interrupt.signal), interrupt.token.clone());
         std::thread::spawn(move || {
             for signal in signals.forever() {
@@ -110,4 +116,12 @@ impl<R: Read + AsFd> Read for Reading<'_, R> {
         self.interrupt.check().map_err(io::Error::other)?;
         self.from.read(into)
     }
+}
+
+/// Which signals this process was started to ignore, one bit each. None where that cannot be known.
+fn ignored() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .unwrap_or(0)
 }
