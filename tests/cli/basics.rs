@@ -175,6 +175,16 @@ fn what_was_stated_of_a_value_is_checked_and_kept() {
     ];
     assert_eq!(status(store.run(command).status), 3);
     assert_eq!(status(store.run(["get", "new"]).status), 1);
+    // What is there already is not printed either, if it is something else.
+    for sealed in [&[][..], &["--sealed"]] {
+        let store = Store::new();
+        let there = [&["set"][..], sealed, &["key"]].concat();
+        assert!(store.feed(&there, b"other").status.success());
+        let asked = ["get-or-set", "key", "--sha256", of_hello, "--", "false"];
+        let asked = store.run(asked);
+        assert!(!asked.status.success(), "{asked:?}");
+        assert!(asked.stdout.is_empty(), "{asked:?}");
+    }
     for durability in ["none", "data", "full"] {
         let args = ["set", "--durability", durability, durability];
         assert!(store.feed(&args, b"v").status.success());

@@ -44,7 +44,12 @@ const STUBBORN: &str = "(trap '' TERM; exec sleep 1000 >/dev/null 2>&1) & echo $
 
 #[test]
 fn a_signal_ends_the_group_and_the_next_goes_on() {
-    for (signal, expected) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 129)] {
+    for (signal, expected) in [
+        (Signal::INT, 130),
+        (Signal::TERM, 143),
+        (Signal::HUP, 129),
+        (Signal::QUIT, 131),
+    ] {
         for dir in [false, true] {
             let store = Store::new();
             let group: &[&str] = if dir { &["dir"] } else { &[] };
@@ -67,6 +72,24 @@ fn a_signal_ends_the_group_and_the_next_goes_on() {
             assert!(staged.is_empty(), "{staged:?}");
         }
     }
+}
+
+#[test]
+fn a_signal_that_nohup_has_it_ignore_ends_nothing() {
+    let store = Store::new();
+    let script = "trap '' HUP; exec \"$LARDER\" get-or-set key -- \
+                  sh -c 'echo $$ >\"$BESIDE\"/child; read line <\"$BESIDE\"/fifo; echo \"$line\"'";
+    let made = std::process::Command::new("mkfifo")
+        .arg(store.beside("fifo"))
+        .status();
+    assert!(made.unwrap().success());
+    let child = store.shell(script);
+    line_of(&store.beside("child"));
+    signal_to(child.id(), Signal::HUP);
+    fs::write(store.beside("fifo"), "the value\n").unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(output.stdout, b"the value\n");
 }
 
 #[test]

@@ -48,6 +48,14 @@ impl Store {
         command
     }
 
+    /// A script that runs `$LARDER` on the store.
+    pub(crate) fn shell(&self, script: &str) -> std::process::Child {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        self.equip(&mut command);
+        command.spawn().unwrap()
+    }
+
     fn equip(&self, command: &mut Command) {
         command.env("LARDER_STORE", self.base());
         command.env("BESIDE", self.dir.path()).env("LARDER", LARDER);
