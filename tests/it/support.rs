@@ -56,12 +56,20 @@ pub(crate) fn below_an_overlay() -> TempDir {
     }
 }
 
+/// Whether a path is on btrfs.
+pub(crate) fn is_btrfs(path: &Path) -> bool {
+    file_system(path) == 0x9123_683e
+}
+
 /// Whether a path is on an overlay.
 pub(crate) fn is_overlay(path: &Path) -> bool {
-    const OVERLAYFS_SUPER_MAGIC: u64 = 0x794c_7630;
+    file_system(path) == 0x794c_7630
+}
+
+fn file_system(path: &Path) -> u64 {
     #[allow(clippy::cast_sign_loss, clippy::unnecessary_cast)] // its type is the platform's
     let magic = rustix::fs::statfs(path).unwrap().f_type as u64;
-    magic == OVERLAYFS_SUPER_MAGIC
+    magic & 0xffff_ffff // which some platforms extend as a sign
 }
 
 /// A process of this binary in a role of `worker`. Killed when it is dropped.
