@@ -86,3 +86,15 @@ fn a_collection_tells_how_far_it_is() {
     let output = terminal.running.output();
     assert!(output.status.success(), "{output:?}");
 }
+
+/// A password, say. The command is in a group of its own, so the terminal stopped it, and it was waited
+/// for, for ever.
+#[test]
+fn a_command_that_wants_the_terminal_itself_is_ended_and_told() {
+    let store = Store::new();
+    let script = "read line </dev/tty; echo \"$line\"";
+    let asking = store.start_on_terminal(&["get-or-set", "key", "--", "sh", "-c", script]);
+    asking.until_shown("asked the terminal");
+    assert_eq!(asking.running.output().status.code(), Some(3));
+    assert_eq!(status(store.run(["get", "key"]).status), 1);
+}

@@ -7,6 +7,8 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
@@ -92,8 +94,9 @@ fn cannot_run(program: &OsStr, err: &io::Error) -> Stop {
 struct Group<'a> {
     child: Child,
     id: Option<Pid>,
-    /// At its end when the command ended.
+    /// At its end when the command ended, or will not without the terminal.
     ended: UnixStream,
+    wants_terminal: Arc<AtomicBool>,
     interrupt: &'a Interrupt,
 }
 
@@ -105,11 +108,13 @@ impl<'a> Group<'a> {
             .spawn()
             .map_err(|err| cannot_run(command.get_program(), &err))?;
         let id = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+        let wants_terminal = Arc::new(AtomicBool::new(false));
+        let wanted = Arc::clone(&wants_terminal);
         std::thread::spawn(move || {
-            if let Some(id) = id {
-                // It stays to be waited for, so that its number is nobody else's.
-                let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
-                while let Err(rustix::io::Errno::INTR) = waitid(WaitId::Pid(id), options) {}
+            if let Some(id) = id.filter(|id| wait_until_it_wants_the_terminal(*id)) {
+                wanted.store(true, Ordering::SeqCst);
+                // Who reads what it prints would wait for it.
+                let _ = kill_process_group(id, Signal::KILL);
             }
             drop(end);
         });
@@ -117,6 +122,7 @@ impl<'a> Group<'a> {
             child,
             id,
             ended,
+            wants_terminal,
             interrupt,
         })
     }
@@ -138,6 +144,14 @@ impl<'a> Group<'a> {
             self.end();
             return Err(stop);
         }
+        if self.wants_terminal.load(Ordering::SeqCst) {
+            self.end();
+            return Err(anyhow::anyhow!(
+                "the command asked the terminal for something, which it cannot have here; run it once by \
+                 itself, or tell it not to ask"
+            )
+            .into());
+        }
         let status = self.child.wait().map_err(anyhow::Error::new)?;
         judge(status)
     }
@@ -151,6 +165,28 @@ impl<'a> Group<'a> {
         let _ = self.ended.read(&mut [0]);
         let _ = kill_process_group(id, Signal::KILL);
         let _ = self.child.wait();
+    }
+}
+
+/// `false`: the command ended. It stays to be waited for, so that its number is nobody else's.
+fn wait_until_it_wants_the_terminal(id: Pid) -> bool {
+    let events = WaitIdOptions::EXITED | WaitIdOptions::STOPPED;
+    loop {
+        match waitid(WaitId::Pid(id), events | WaitIdOptions::NOWAIT) {
+            Err(rustix::io::Errno::INTR) => {}
+            Ok(Some(status)) if status.stopped() => {
+                let by = status.stopping_signal();
+                if by == Some(Signal::TTIN.as_raw()) || by == Some(Signal::TTOU.as_raw()) {
+                    return true;
+                }
+                // Somebody has stopped it, and will have it go on.
+                let _ = waitid(
+                    WaitId::Pid(id),
+                    WaitIdOptions::STOPPED | WaitIdOptions::NOHANG,
+                );
+            }
+            _ => return false,
+        }
     }
 }
 
