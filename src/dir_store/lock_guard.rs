@@ -11,6 +11,7 @@ use crate::layout::EntryPath;
 use crate::lock::{KeyLock, Waiting};
 use crate::publish;
 use crate::root::Root;
+use crate::sidecar::TreeId;
 use crate::staging::{StagedDir, TREE_PREFIX};
 
 /// A key's exclusive lock in a store of directories, held until it is dropped.
@@ -39,14 +40,26 @@ type TakenOut = Mutex<Vec<StagedDir>>;
 struct StaleSidecar {
     root: Arc<Root>,
     entry: EntryPath,
+    /// The tree that was there when the key was locked.
+    was: Option<TreeId>,
     armed: bool,
+}
+
+impl StaleSidecar {
+    fn forget(&self) {
+        let now = TreeId::at(&self.root, self.entry.value()).ok();
+        let is_new = now.is_some_and(|now| self.was.is_none_or(|was| !was.is(&now)));
+        if is_new {
+            // If it stays, the client's tree is checked against what it is not, and made anew.
+            let _ = publish::forget_another_tree(&self.root, &self.entry);
+        }
+    }
 }
 
 impl Drop for StaleSidecar {
     fn drop(&mut self) {
         if self.armed {
-            // If it stays, the client's tree is checked against what it is not, and made anew.
-            let _ = publish::forget_another_tree(&self.root, &self.entry);
+            self.forget();
         }
     }
 }
@@ -66,6 +79,7 @@ impl KVDirLock {
             stale: StaleSidecar {
                 root: Arc::clone(lock.root()),
                 entry: lock.entry().clone(),
+                was: TreeId::at(lock.root(), lock.entry().value()).ok(),
                 armed: true,
             },
             lock,
@@ -87,6 +101,7 @@ impl KVDirLock {
     /// [`Io`](crate::ErrorKind::Io), or [`Corrupt`](crate::ErrorKind::Corrupt) if something else is
     /// at its path.
     pub fn try_exists(&self) -> Result<bool> {
+        self.stale.forget();
         publish::has_tree(&self.lock)
     }
 

@@ -473,6 +473,7 @@ fn a_clients_own_tree_is_not_taken_for_the_one_before() {
     fs::write(own.join("own"), "").unwrap();
     fs::remove_dir_all(&*lock).unwrap();
     fs::rename(own, &*lock).unwrap();
+    assert!(lock.exists());
     drop(lock);
     for _ in 0..2 {
         assert!(store.get(KEY).unwrap().unwrap().join("own").exists());

@@ -115,8 +115,7 @@ enum Reopening {
 enum Spoiling {
     LoseLock,
     LoseSidecar,
-    TornSidecar,
-    EmptySidecar,
+    AnothersSidecar,
     /// It was to be deleted where it stands, and its remover was killed.
     Dead,
     /// A tree is not there, and its sidecar is.

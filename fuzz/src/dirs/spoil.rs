@@ -36,12 +36,9 @@ impl Dirs {
                 self.forget(key);
             }
             Spoiling::LoseLock | Spoiling::LoseSidecar => return,
-            Spoiling::TornSidecar => {
-                fs::write(sidecar, "larder-tree 1\nstate=dead\ninode=").unwrap();
-                self.forget(key);
-            }
-            Spoiling::EmptySidecar => {
-                fs::write(sidecar, "").unwrap();
+            Spoiling::AnothersSidecar => {
+                // A torn one would make the tree absent, which is tried in `tests/it`.
+                fs::write(sidecar, sidecar_of("live", 0)).unwrap();
                 self.forget(key);
             }
             Spoiling::Dead => {
@@ -99,7 +96,7 @@ fn sidecar_at(path: PathBuf) -> PathBuf {
 }
 
 fn sidecar_of(state: &str, inode: u64) -> String {
-    format!("larder-tree 1\nstate={state}\ninode={inode}\nfiles=1\nbytes=1\nend\n")
+    format!("larder-tree 1\nstate={state}\ntree={inode}\nfiles=1\nbytes=1\nstanding=durable\nend\n")
 }
 
 /// A tree that its owner has to open to delete it.
