@@ -131,7 +131,7 @@ pub(crate) fn plan(
     };
     let is_within = |used: i64, time: Duration| {
         let time = i64::try_from(time.as_nanos()).unwrap_or(i64::MAX);
-        time > 0 && now.saturating_sub(used) < time
+        now.saturating_sub(used) < time
     };
     let (mut bytes, mut entries) = totals(candidates);
     let mut short = goal.short.clone();
