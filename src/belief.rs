@@ -10,11 +10,12 @@ use std::sync::Arc;
 
 use crate::digest;
 use crate::durable;
-use crate::error::{IoContext, Repr, Result};
+use crate::error::{Error, IoContext, Result};
 use crate::layout::EntryPath;
 use crate::lock::KeyLock;
 use crate::manifest::{self, TreeReport};
 use crate::options::Verify;
+use crate::outcome::Integrity;
 use crate::presence::{self, Seen};
 use crate::root::Root;
 use crate::sidecar::{Beside, ManifestId, Said, Sidecar, TreeId};
@@ -41,11 +42,8 @@ fn check(root: &Arc<Root>, entry: &EntryPath, locked: bool) -> Result<Seen> {
         return Ok(seen);
     };
     if let Said::FromTheFuture(line) = &beside.said {
-        return Err(Repr::FromTheFuture {
-            path: root.absolute(entry.sidecar()),
-            why: format!("it begins with {line:?}, which this version does not know"),
-        }
-        .into());
+        let why = format!("it begins with {line:?}, which this version does not know");
+        return Err(Error::from_the_future(root.absolute(entry.sidecar()), why));
     }
     let believed = is_believed(root, entry, beside, locked)
         .reading("check the tree", || root.absolute(entry.value()))?;
@@ -212,26 +210,26 @@ pub(crate) fn examine(root: &Arc<Root>, entry: &EntryPath) -> Result<Option<Tree
         Seen::Nothing | Seen::Dead | Seen::Damaged => return Ok(None),
     };
     let Some(beside) = beside else {
-        return Ok(Some(TreeReport::unknown()));
+        return Ok(Some(TreeReport::of(Integrity::Unknown)));
     };
     let tree = TreeId::at(root, entry.value()).reading("check the tree", at)?;
     let known = match known_of(&tree, &beside) {
         (_, Some(known)) => known,
         (standing, None) if standing.speaks_for_itself(root.witness) => {
-            return Ok(Some(TreeReport::unknown()));
+            return Ok(Some(TreeReport::of(Integrity::Unknown)));
         }
-        (_, None) => return Ok(Some(TreeReport::damaged())),
+        (_, None) => return Ok(Some(TreeReport::of(Integrity::Damaged))),
     };
     let Some(id) = known.sidecar.manifest else {
-        return Ok(Some(TreeReport::unknown()));
+        return Ok(Some(TreeReport::of(Integrity::Unknown)));
     };
     let now = manifest::of_tree(root, entry.value(), None).reading("check the tree", at)?;
     if ManifestId::of(&now) == id {
-        return Ok(Some(TreeReport::between(&now, &now)));
+        return Ok(Some(TreeReport::of(Integrity::Whole)));
     }
     let then = known.manifest(&id).reading("check the tree", at)?;
     let Some(then) = then else {
-        return Ok(Some(TreeReport::damaged()));
+        return Ok(Some(TreeReport::of(Integrity::Damaged)));
     };
     Ok(Some(TreeReport::between(&then, &now)))
 }

@@ -248,6 +248,10 @@ impl Error {
         Repr::Corrupt { path, why }.into()
     }
 
+    pub(crate) fn from_the_future(path: PathBuf, why: String) -> Self {
+        Repr::FromTheFuture { path, why }.into()
+    }
+
     pub(crate) fn mismatch(path: &Path, why: impl Into<String>) -> Self {
         Repr::FormatMismatch {
             path: path.to_path_buf(),

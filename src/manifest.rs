@@ -120,28 +120,20 @@ pub struct TreeReport {
 }
 
 impl TreeReport {
-    /// Nothing is known of what was published.
-    pub(crate) fn unknown() -> Self {
+    /// A report without names: nothing differs, or what differs cannot be told.
+    pub(crate) fn of(integrity: Integrity) -> Self {
         TreeReport {
-            integrity: Integrity::Unknown,
+            integrity,
             changed: Vec::new(),
             missing: Vec::new(),
             added: Vec::new(),
         }
     }
 
-    /// What was known of the tree cannot be read any more.
-    pub(crate) fn damaged() -> Self {
-        TreeReport {
-            integrity: Integrity::Damaged,
-            ..Self::unknown()
-        }
-    }
-
     /// What differs between the manifest of a tree when it was published, and now.
     pub(crate) fn between(then: &str, now: &str) -> Self {
         let (then, now) = (by_path(then), by_path(now));
-        let mut report = TreeReport::unknown();
+        let mut report = TreeReport::of(Integrity::Unknown);
         for (path, line) in &then {
             match now.get(path) {
                 None => report.missing.push(unescape(path)),

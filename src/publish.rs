@@ -351,12 +351,7 @@ fn replace_tree(
             let dead = take_away(root, entry)?;
             if dead.is_none() {
                 // It was deleted where it stood, and declared dead for that.
-                let manifest = sealed.manifest.as_deref();
-                let sidecar = &sealed.sidecar;
-                let file = write_sidecar(root, &staged.sidecar_path(), sidecar, manifest)?;
-                if sidecar.standing.barrier {
-                    sys::sync_all(&file)?;
-                }
+                stage_sidecar_anew(root, sealed, &sealed.sidecar)?;
                 root.dir.rename(staged.sidecar_path(), entry.sidecar())?;
             }
             root.dir.rename(staged.path(), entry.value())?;
@@ -385,9 +380,14 @@ fn note_replaced(
         replaces: Some((old, standing)),
         ..sealed.sidecar.clone()
     };
+    root.dir.unlink(sealed.staged.sidecar_path())?;
+    stage_sidecar_anew(root, sealed, &sidecar)
+}
+
+/// Stages a sidecar in place of the one that was made durable with its tree.
+fn stage_sidecar_anew(root: &Root, sealed: &SealedTree, sidecar: &Sidecar) -> io::Result<()> {
     let path = sealed.staged.sidecar_path();
-    root.dir.unlink(&path)?;
-    let file = write_sidecar(root, &path, &sidecar, sealed.manifest.as_deref())?;
+    let file = write_sidecar(root, &path, sidecar, sealed.manifest.as_deref())?;
     if sidecar.standing.barrier {
         return sys::sync_all(&file);
     }

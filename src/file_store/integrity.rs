@@ -3,7 +3,7 @@
 use std::fs::File;
 
 use crate::digest::{self, Expect};
-use crate::error::{IoContext, Repr, Result};
+use crate::error::{Error, IoContext, Result};
 use crate::file_store::{KVFileStore, value};
 use crate::footer::{self, NoFooter};
 use crate::key::PathKey;
@@ -73,7 +73,7 @@ impl KVFileStore {
         Ok(Some(
             match found.reading("read what is known of the value", at)? {
                 Err(NoFooter::FromTheFuture(why)) => {
-                    return Err(Repr::FromTheFuture { path: at(), why }.into());
+                    return Err(Error::from_the_future(at(), why));
                 }
                 Err(NoFooter::Damaged) => (Integrity::Damaged, file, meta.len),
                 Ok(footer) => {

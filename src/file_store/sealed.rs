@@ -9,7 +9,7 @@ use std::io;
 use std::sync::Arc;
 
 use crate::digest;
-use crate::error::{Error, IoContext, Repr, Result};
+use crate::error::{Error, IoContext, Result};
 use crate::footer::{self, Footer, NoFooter};
 use crate::layout::EntryPath;
 use crate::lock::{self, Tried};
@@ -60,11 +60,6 @@ impl Opened<'_> {
             })
     }
 
-    fn future(self, why: String) -> Error {
-        let path = self.root.absolute(self.entry.value());
-        Repr::FromTheFuture { path, why }.into()
-    }
-
     fn believe(
         self,
         verify: Verify,
@@ -75,7 +70,7 @@ impl Opened<'_> {
         let footer = match found {
             Ok(footer) => footer,
             Err(NoFooter::Damaged) => return Ok(self.take_away()),
-            Err(NoFooter::FromTheFuture(why)) => return Err(self.future(why)),
+            Err(NoFooter::FromTheFuture(why)) => return Err(Error::from_the_future(at(), why)),
         };
         let claim = self.claim(&footer);
         if !self.root.trust.is_due(verify, &claim, self.root.witness) {
