@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::dispose;
-use crate::entries::{self, Item, Walk, is_refused, owner};
+use crate::entries::{self, Item, Walk, owner};
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::layout::{EntryPath, LOCK_SUFFIX, TMP};
 use crate::lock::record::{self, can_be_in_a_lock_file};
@@ -350,7 +350,7 @@ fn take_beside(root: &Arc<Root>, entry: &EntryPath, mode: Mode) -> Result<bool> 
 pub(crate) fn sweep_staged(root: &Arc<Root>, report: &mut GcReport, mode: Mode) -> Result<()> {
     let at = || root.absolute(TMP);
     let names = match sys::absent_is_none(root.dir.list(TMP)) {
-        Err(err) if is_refused(&err) => {
+        Err(err) if sys::is_refused(&err) => {
             report.keep(root, TMP, KeptReason::NotPermitted);
             return Ok(());
         }
@@ -393,7 +393,7 @@ pub(crate) fn sweep_staged(root: &Arc<Root>, report: &mut GcReport, mode: Mode) 
         };
         match swept {
             Ok(swept) => report.swept += u64::from(swept),
-            Err(err) if is_refused(&err) => report.keep(root, path, KeptReason::NotPermitted),
+            Err(err) if sys::is_refused(&err) => report.keep(root, path, KeptReason::NotPermitted),
             // No room for the lock file of a staged tree that has lost it: another time.
             Err(err) if err.kind() == io::ErrorKind::StorageFull => {}
             Err(err) => return Err(err).writing("sweep what is staged", || root.absolute(&path)),

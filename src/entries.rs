@@ -321,8 +321,3 @@ pub(crate) fn describe(root: &Root, entry: &EntryPath) -> Result<Option<Entry>> 
     }
     Ok(Some(described))
 }
-
-/// Whether an error means only that something is another user's.
-pub(crate) fn is_refused(err: &io::Error) -> bool {
-    err.kind() == io::ErrorKind::PermissionDenied || sys::is(err, sys::Errno::PERM)
-}

@@ -6,17 +6,18 @@ use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::entries::{Item, Walk, describe, is_refused, owner};
+use crate::entries::{Item, Walk, describe, owner};
 use crate::error::{IoContext, Result};
 use crate::layout::{EntryPath, LOCK_SUFFIX, TMP};
 use crate::marker::StoreKind;
 use crate::pins::Pinned;
 use crate::root::Root;
 use crate::sys::{self, Kind, Meta, flock, host};
+use crate::tree;
 
 /// What is in a store, and what this handle of it has found so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -118,28 +119,13 @@ fn count_entry(root: &Root, entry: &EntryPath, pinned: &Pinned, stats: &mut Stat
 /// The lengths of all files in a tree, and what all that is in it takes. What somebody is removing
 /// meanwhile, or may not be read, is left out.
 fn size_of_tree(root: &Root, tree: &Path) -> io::Result<(u64, u64)> {
-    let mut left: Vec<PathBuf> = vec![tree.to_path_buf()];
     let (mut bytes, mut allocated) = (0, root.dir.look(tree)?.map_or(0, |meta| meta.allocated));
-    while let Some(dir) = left.pop() {
-        let names = match sys::absent_is_none(root.dir.list_quietly(&dir)) {
-            Err(err) if is_refused(&err) || err.kind() == io::ErrorKind::NotADirectory => None,
-            names => names?,
-        };
-        for found in names.unwrap_or_default() {
-            let path = dir.join(found.name);
-            let looked = match root.dir.look(&path) {
-                Err(err) if is_refused(&err) || err.kind() == io::ErrorKind::NotADirectory => None,
-                looked => looked?,
-            };
-            let Some(meta) = looked else { continue };
-            allocated += meta.allocated;
-            match meta.kind {
-                Kind::Dir => left.push(path),
-                Kind::File => bytes += meta.len,
-                Kind::Link | Kind::Other => {}
-            }
+    tree::walk_quietly(root, tree, |meta| {
+        allocated += meta.allocated;
+        if meta.kind == Kind::File {
+            bytes += meta.len;
         }
-    }
+    })?;
     Ok((bytes, allocated))
 }
 
@@ -160,7 +146,7 @@ fn holding(root: &Root, path: &Path, held: Option<&HashSet<u64>>) -> Result<Hold
         return Ok(Holding::Nobody);
     }
     let file = match sys::absent_is_none(root.dir.open_quietly(path)) {
-        Err(err) if is_refused(&err) => return Ok(Holding::Nobody),
+        Err(err) if sys::is_refused(&err) => return Ok(Holding::Nobody),
         file => file.reading("open the lock file", at)?,
     };
     let Some(file) = file else {
@@ -193,7 +179,7 @@ fn may_be_held(meta: &Meta, held: Option<&HashSet<u64>>) -> bool {
 /// A staged tree is counted by its lock file, not by itself and its sidecar; a staged file by itself.
 fn count_staged(root: &Root, held: Option<&HashSet<u64>>, stats: &mut Stats) -> Result<()> {
     let names = match sys::absent_is_none(root.dir.list(TMP)) {
-        Err(err) if is_refused(&err) => None,
+        Err(err) if sys::is_refused(&err) => None,
         names => names.reading("list what is staged", || root.absolute(TMP))?,
     };
     let names = names.unwrap_or_default();

@@ -101,62 +101,60 @@ pub(crate) struct Usage {
     pub(crate) frees: u64,
 }
 
-/// Measures a published tree, which does not count as a use. What this process may not look into, or what
-/// goes meanwhile, is left out.
-pub(crate) fn disk_usage(root: &Root, tree: &Path) -> io::Result<Usage> {
-    let mut usage = Usage::default();
-    let mut left = vec![tree.to_path_buf()];
-    let mut linked: HashMap<FileId, u64> = HashMap::new();
-    while let Some(path) = left.pop() {
-        let names = match root.dir.list_quietly(&path) {
-            Err(err)
-                if matches!(
-                    err.kind(),
-                    io::ErrorKind::NotFound
-                        | io::ErrorKind::NotADirectory
-                        | io::ErrorKind::PermissionDenied
-                ) =>
-            {
-                Vec::new()
+/// Looks at everything in a published tree, which does not count as a use. What this process may not look
+/// into, or what goes meanwhile, is left out.
+pub(crate) fn walk_quietly(
+    root: &Root,
+    tree: &Path,
+    mut each: impl FnMut(&Meta),
+) -> io::Result<()> {
+    fn left_out<T>(looked: io::Result<T>) -> io::Result<Option<T>> {
+        match looked {
+            Err(err) if sys::is_refused(&err) || err.kind() == io::ErrorKind::NotADirectory => {
+                Ok(None)
             }
-            names => names?,
-        };
-        if path == tree {
-            let own = root.dir.look(&path)?.map_or(0, |meta| meta.allocated);
-            usage.bytes += own;
-            usage.frees += own;
+            looked => sys::absent_is_none(looked),
         }
-        for found in names {
+    }
+    let mut left = vec![tree.to_path_buf()];
+    while let Some(path) = left.pop() {
+        for found in left_out(root.dir.list_quietly(&path))?.unwrap_or_default() {
             let inside = path.join(&found.name);
-            let meta = match root.dir.look(&inside) {
-                Err(err)
-                    if matches!(
-                        err.kind(),
-                        io::ErrorKind::PermissionDenied | io::ErrorKind::NotADirectory
-                    ) =>
-                {
-                    continue;
-                }
-                looked => looked?,
+            let Some(meta) = left_out(root.dir.stat(&inside))? else {
+                continue;
             };
-            let Some(meta) = meta else { continue };
-            let mut seen = 1;
+            each(&meta);
             if meta.kind == Kind::Dir {
                 left.push(inside);
-            } else if meta.links > 1 {
-                let names = linked.entry(meta.id).or_insert(0);
-                *names += 1;
-                seen = *names;
-            }
-            // A file of several names counts once, and comes back if all of them are in here.
-            if seen == 1 {
-                usage.bytes += meta.allocated;
-            }
-            if meta.kind == Kind::Dir || seen == meta.links {
-                usage.frees += meta.allocated;
             }
         }
     }
+    Ok(())
+}
+
+/// Measures a published tree as [`walk_quietly`] sees it.
+pub(crate) fn disk_usage(root: &Root, tree: &Path) -> io::Result<Usage> {
+    let own = root.dir.look(tree)?.map_or(0, |meta| meta.allocated);
+    let mut usage = Usage {
+        bytes: own,
+        frees: own,
+    };
+    let mut linked: HashMap<FileId, u64> = HashMap::new();
+    walk_quietly(root, tree, |meta| {
+        let mut seen = 1;
+        if meta.kind != Kind::Dir && meta.links > 1 {
+            let names = linked.entry(meta.id).or_insert(0);
+            *names += 1;
+            seen = *names;
+        }
+        // A file of several names counts once, and comes back if all of them are in here.
+        if seen == 1 {
+            usage.bytes += meta.allocated;
+        }
+        if meta.kind == Kind::Dir || seen == meta.links {
+            usage.frees += meta.allocated;
+        }
+    })?;
     Ok(usage)
 }
 

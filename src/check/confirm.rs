@@ -85,7 +85,7 @@ fn count(root: &Root, path: &Path) -> Result<u64> {
     let mut things = 0;
     while let Some(dir) = left.pop() {
         let names = match root.dir.list_quietly(&dir) {
-            Err(err) if crate::entries::is_refused(&err) => continue,
+            Err(err) if sys::is_refused(&err) => continue,
             Err(err) if err.kind() == std::io::ErrorKind::NotADirectory => continue,
             names => sys::absent_is_none(names).reading("look at", || root.absolute(&dir))?,
         };

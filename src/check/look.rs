@@ -14,7 +14,7 @@ use std::time::Duration;
 use super::confirm::{Suspect, Suspicion, is_damaged};
 use super::{CheckOptions, Finding, FindingKind};
 use crate::dispose;
-use crate::entries::{Item, Walk, is_refused, owner};
+use crate::entries::{Item, Walk, owner};
 use crate::error::{Error, IoContext, Result};
 use crate::footer::{self, NoFooter};
 use crate::layout::{CACHEDIR_TAG, EntryPath, GC_LOCK, LOCK_SUFFIX, MARKER, SIDECAR_SUFFIX, TMP};
@@ -282,7 +282,7 @@ impl Looking<'_> {
         let listed = sys::absent_is_none(self.root.dir.list(&path));
         let names = match listed {
             // The walk comes by it and says so.
-            Err(err) if is_refused(&err) => return Ok(()),
+            Err(err) if sys::is_refused(&err) => return Ok(()),
             names => names.reading("list a directory of the store", || {
                 self.root.absolute(&path)
             })?,

@@ -337,6 +337,11 @@ pub(crate) fn is(err: &io::Error, errno: rustix::io::Errno) -> bool {
     err.raw_os_error() == Some(errno.raw_os_error())
 }
 
+/// Whether an error means only that something is another user's.
+pub(crate) fn is_refused(err: &io::Error) -> bool {
+    err.kind() == io::ErrorKind::PermissionDenied || is(err, Errno::PERM)
+}
+
 pub(crate) use rustix::io::Errno;
 
 /// Makes a directory and those above it that are missing, by absolute path. Returns the deepest
