@@ -392,7 +392,12 @@ pub(crate) fn sweep_staged(root: &Arc<Root>, report: &mut GcReport, mode: Mode) 
             continue;
         };
         match swept {
-            Ok(swept) => report.swept += u64::from(swept),
+            Ok(swept) => {
+                report.swept += u64::from(swept);
+                if swept && mode == Mode::DryRun {
+                    report.would_sweep_bytes += staged_bytes(root, &Path::new(TMP).join(&stem));
+                }
+            }
             Err(err) if sys::is_refused(&err) => report.keep(root, path, KeptReason::NotPermitted),
             // No room for the lock file of a staged tree that has lost it: another time.
             Err(err) if err.kind() == io::ErrorKind::StorageFull => {}
@@ -400,6 +405,17 @@ pub(crate) fn sweep_staged(root: &Arc<Root>, report: &mut GcReport, mode: Mode) 
         }
     }
     Ok(())
+}
+
+/// What comes back to the disk when a staged thing goes, as far as this process may look.
+fn staged_bytes(root: &Root, path: &Path) -> u64 {
+    match root.dir.look(path) {
+        Ok(Some(meta)) if meta.kind == Kind::Dir => {
+            tree::disk_usage(root, path).map_or(0, |usage| usage.frees)
+        }
+        Ok(Some(meta)) if meta.links == 1 => meta.allocated,
+        _ => 0,
+    }
 }
 
 /// Takes the lock of something staged, if nobody has it and it still names what was locked.

@@ -163,6 +163,8 @@ struct Collection<'a> {
     scan: Scan,
     report: GcReport,
     planned: u64,
+    /// What a dry run did not sweep in each store, and would be free else.
+    unswept: Vec<u64>,
 }
 
 /// How many entries are looked at between two words about it.
@@ -186,9 +188,13 @@ fn run<'a>(
         scan: Scan::default(),
         report: GcReport::default(),
         planned: 0,
+        unswept: Vec::new(),
     };
     for (number, root) in roots.iter().enumerate() {
+        let before = collection.report.would_sweep_bytes;
         collect::sweep_staged(root, &mut collection.report, collection.mode)?;
+        let unswept = collection.report.would_sweep_bytes - before;
+        collection.unswept.push(unswept);
         collection.scan(number, root)?;
         if collection.mode == Mode::Really {
             // Only now, because there may have been no room for it before. Without it, what follows needs
@@ -279,7 +285,7 @@ impl Collection<'_> {
     /// What each store is on, and what those have free.
     fn survey(&self) -> Result<(Vec<StoreFacts>, Vec<u64>)> {
         let (mut stores, mut devices, mut free) = (Vec::new(), Vec::new(), Vec::new());
-        for root in self.roots {
+        for (root, unswept) in self.roots.iter().zip(&self.unswept) {
             let at = || root.path().to_path_buf();
             let base = root.dir.stat(".").reading("look at the store", at)?;
             let device = base.id.device();
@@ -290,6 +296,7 @@ impl Collection<'_> {
                 let bytes = root.dir.free_bytes();
                 free.push(bytes.reading("ask for the free space", at)?);
             }
+            free[volume] = free[volume].saturating_add(*unswept);
             let min_idle = self.policy.min_idle;
             stores.push(StoreFacts {
                 volume,

@@ -35,6 +35,8 @@ pub struct GcReport {
     pub kept: Vec<Kept>,
     /// How many there are of those, if they are more.
     pub kept_count: u64,
+    /// What a sweep would give back, of which a dry run has to know.
+    pub(crate) would_sweep_bytes: u64,
     /// What a sweep may meet a second time.
     met: HashSet<Kept>,
 }

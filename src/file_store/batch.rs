@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use crate::digest::Expect;
 use crate::durable;
@@ -13,9 +14,10 @@ use crate::layout::EntryPath;
 use crate::lock::{self, Waiting};
 use crate::options::{Barrier, Durability};
 use crate::publish;
+use crate::recency;
 use crate::root::Root;
 use crate::staging::{BATCH_PREFIX, StagedDir, StagedFile};
-use crate::sys;
+use crate::sys::{self, Stamp, clock};
 
 /// Values that are staged one by one and then made durable and published together; see
 /// [`KVFileStore::batch`](crate::KVFileStore::batch).
@@ -26,7 +28,8 @@ use crate::sys;
 pub struct Batch {
     root: Arc<Root>,
     waiting: Waiting,
-    staged: Option<StagedDir>,
+    /// And since when.
+    staged: Option<(StagedDir, SystemTime)>,
     /// The last value staged for each key, and the keys in the order in which they came.
     values: HashMap<EntryPath, PathBuf>,
     order: Vec<EntryPath>,
@@ -60,9 +63,9 @@ impl Batch {
         let entry = EntryPath::of(key)?;
         self.root.check_writable("stage a value", &entry)?;
         publish::is_there(&self.root, &entry)?;
-        let staged = match &mut self.staged {
+        let (staged, _) = match &mut self.staged {
             Some(staged) => staged,
-            none => none.insert(StagedDir::new(&self.root, BATCH_PREFIX)?),
+            none => none.insert((StagedDir::new(&self.root, BATCH_PREFIX)?, clock::now())),
         };
         let file = StagedFile::inside(staged, &self.count.to_string())?;
         self.count += 1;
@@ -97,10 +100,17 @@ impl Batch {
     /// If the values cannot be made durable, none is published. If publishing one fails, or its lock
     /// is not to be had, those before it are published and those after it are not.
     pub fn commit(self) -> Result<usize> {
-        let Some(staged) = &self.staged else {
+        let Some((staged, since)) = &self.staged else {
             return Ok(0);
         };
         let root = &self.root;
+        // A collection must not find old what has only now become a value.
+        if recency::is_due(root, *since) {
+            for path in self.values.values() {
+                let used = root.dir.stamp(path, Stamp::Accessed);
+                used.writing("note when the value is published", || root.absolute(path))?;
+            }
+        }
         if root.options.durability != Durability::None {
             let paths: Vec<&Path> = self
                 .order

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use larder::__fault::{Fault, arm, disarm, set_clock};
 use larder::{
-    Entry, ErrorKind, GcPolicy, GcReason, GcReport, KVDirStore, KVFileStore, KeptReason, PathKey,
-    StoreOptions, ValueWriter, Wait,
+    Collectable, Entry, ErrorKind, GcPolicy, GcReason, GcReport, KVDirStore, KVFileStore,
+    KeptReason, PathKey, StoreOptions, ValueWriter, Wait,
 };
 
 use crate::support::{Mount, Worker, empty_store, in_memory, is_root, listing, tempdir};
@@ -183,6 +183,8 @@ fn what_was_just_used_stays_unless_less_is_asked_for() {
 fn what_took_long_to_write_was_used_when_it_was_published() {
     let dir = tempdir();
     let store = files(dir.path());
+    let at_every_use = StoreOptions::new().touch_after(Duration::ZERO);
+    let at_every_use = at_every_use.open_file_store(dir.path()).unwrap();
     let slowly = |w: &mut ValueWriter| {
         w.write_all(TEXT)?;
         for staged in std::fs::read_dir(dir.path().join("tmp"))? {
@@ -200,8 +202,42 @@ fn what_took_long_to_write_was_used_when_it_was_published() {
     }
     drop(write.commit().unwrap());
     drop(lock);
+    let mut batch = at_every_use.batch();
+    for key in ["one", "two"] {
+        batch.set(key, |w| Ok(w.write_all(TEXT)?)).unwrap();
+    }
+    for dir in std::fs::read_dir(dir.path().join("tmp")).unwrap() {
+        let Ok(staged) = std::fs::read_dir(dir.unwrap().path()) else {
+            continue; // the lock beside it
+        };
+        staged.for_each(|staged| age(&staged.unwrap().path(), HOUR * 3));
+    }
+    assert_eq!(batch.commit().unwrap(), 2);
     let none = GcPolicy::default().max_entries(0);
     assert_eq!(store.gc(&none).unwrap().removed, 0);
+}
+
+/// What a dead process had staged comes back to the disk too, so that less has to go for it.
+#[test]
+fn a_dry_run_knows_what_a_sweep_makes_free() {
+    if !is_root("a_dry_run_knows_what_a_sweep_makes_free") {
+        return;
+    }
+    let mount = Mount::tmpfs("size=4m");
+    let store = aged_values(&mount.path().join("files"), 5);
+    let forest = trees(&mount.path().join("trees"));
+    let dead = forest.base().join("tmp/dead-0123456789");
+    std::fs::create_dir(&dead).unwrap();
+    for staged in [store.base().join("tmp/f-0123456789"), dead.join("file")] {
+        std::fs::write(staged, [1; 1 << 20]).unwrap();
+    }
+    for (free, removed) in [(3 << 20, 0), (4 << 20, 5)] {
+        let policy = GcPolicy::default().min_free(free).stop_at_percent(100);
+        let stores: [&dyn Collectable; 2] = [&store, &forest];
+        let planned = larder::gc_all(&stores, &policy.clone().dry_run(true)).unwrap();
+        let report = larder::gc_all(&stores, &policy).unwrap();
+        assert_eq!((planned.removed, report.removed), (removed, removed));
+    }
 }
 
 #[test]
