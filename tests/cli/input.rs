@@ -72,6 +72,19 @@ fn a_store_that_is_not_there_is_not_made_by_looking() {
 }
 
 #[test]
+fn metadata_makes_no_store_that_could_not_keep_it() {
+    let store = Store::new();
+    let refused = store.feed(&["set", "--meta", "a=b", "key"], b"v");
+    assert_eq!(status(refused.status), 2);
+    assert!(text(&refused.stderr).contains("--sealed"), "{refused:?}");
+    assert!(!store.base().exists());
+    store.feed(&["set", "--sealed", "first"], b"v");
+    let set = store.feed(&["set", "--meta", "a=b", "key"], b"v");
+    assert_eq!(status(set.status), 0);
+    assert_eq!(store.ok(["get", "--meta", "key"]), b"a=b\n");
+}
+
+#[test]
 fn a_store_of_the_other_kind_says_which_commands_it_has() {
     let (files, dirs) = (Store::new(), Store::new());
     files.feed(&["set", "key"], b"v");

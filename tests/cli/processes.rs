@@ -157,9 +157,22 @@ fn a_tree_stays_while_a_command_or_what_it_started_runs() {
     let script = "sleep 1000 >/dev/null 2>&1 & echo $! > \"$BESIDE/child\"";
     store.ok(["dir", "exec", "key", "--", "sh", "-c", script]);
     let child: u32 = line_of(&store.beside("child")).parse().unwrap();
-    assert_eq!(status(store.run(["dir", "rm", "key"]).status), 3);
+    for args in [
+        &["dir", "rm", "key"][..],
+        &["dir", "rm", "--dry-run", "key"],
+    ] {
+        let refused = store.run(args);
+        assert_eq!(status(refused.status), 3);
+        assert!(text(&refused.stderr).contains("use"), "{refused:?}");
+    }
     let listed = store.json(["ls", "--json"]);
     assert_eq!(listed[0]["leased_by"], serde_json::json!([child]));
+    // What the tree holds is no lock of the store.
+    let tree = text(&store.ok(["dir", "get", "key"]));
+    let inside = std::path::Path::new(tree.trim_end()).join("Cargo.lock");
+    let _open = std::fs::File::create(inside).unwrap();
+    let locks = store.json(["locks", "--json"]);
+    assert_eq!(locks.as_array().unwrap().len(), 1, "{locks}");
     signal_to(child, Signal::KILL);
     until("the tree is free", || {
         store.run(["dir", "rm", "key"]).status.success()

@@ -1,6 +1,6 @@
 //! The commands on a store of directories.
 
-use larder::PathKey;
+use larder::{KVDirStore, PathKey};
 
 use crate::args::{DirCommand, DirExec, DirGetOrSet, DirRm, Key};
 use crate::command;
@@ -70,12 +70,23 @@ fn rm(place: &Place, args: &DirRm) -> Result<(), Stop> {
     let store = place.dirs()?;
     let key = args.key.bytes();
     let removed = match args.dry_run {
-        true => store.contains(key)?,
+        true => would_remove(&store, &args.key)?,
         false => store.remove(key)?,
     };
     match removed {
         true if args.dry_run => output::path(&store.base().join(key.key())),
         true => Ok(()),
         false => Err(absent(&args.key)),
+    }
+}
+
+/// Whether there is a tree. An error if it could not be removed now.
+fn would_remove(store: &KVDirStore, key: &Key) -> Result<bool, Stop> {
+    if !store.contains(key.bytes())? {
+        return Ok(false);
+    }
+    match store.try_lock(key.bytes())? {
+        Some(_unused) => Ok(true),
+        None => Err(anyhow::anyhow!("{} is in use", key.shown()).into()),
     }
 }

@@ -17,6 +17,8 @@ use crate::units::{epoch, show_age, since};
 pub(crate) fn locks(place: &Place, args: &List) -> Result<(), Stop> {
     let store = place.any_read_only()?;
     let base = either!(&store, store => store.base());
+    // As the system names open files.
+    let base = &fs::canonicalize(base).unwrap_or_else(|_| base.to_path_buf());
     let locks = Locks::of(base);
     let mut paths: Vec<PathBuf> = locks.known().map(Path::to_path_buf).collect();
     if locks.has_hidden() {
@@ -24,6 +26,8 @@ pub(crate) fn locks(place: &Place, args: &List) -> Result<(), Stop> {
         paths.sort();
         paths.dedup();
     }
+    // What a tree holds is not ours, be it called `Cargo.lock`.
+    paths.retain(|path| !is_in_a_tree(base, path));
     let mut objects = Vec::new();
     for path in &paths {
         let held = locks.at(path);
@@ -129,16 +133,28 @@ fn after_epoch(seconds: f64) -> Option<SystemTime> {
     SystemTime::UNIX_EPOCH.checked_add(after)
 }
 
+/// Whether a directory of the store is an entry, beside which a lock file or a sidecar stands, and not on the
+/// way to some.
+fn is_a_tree(dir: &Path) -> bool {
+    [".lock", ".larder"].iter().any(|suffix| {
+        let mut beside = dir.as_os_str().to_owned();
+        beside.push(suffix);
+        fs::symlink_metadata(&beside).is_ok()
+    })
+}
+
+fn is_in_a_tree(base: &Path, path: &Path) -> bool {
+    let above = path.ancestors().skip(1);
+    above.take_while(|dir| *dir != base).any(is_a_tree)
+}
+
 /// Every lock file of the store.
 fn find_locks(dir: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         let path = entry.path();
         let kind = entry.file_type();
         if kind.as_ref().is_ok_and(|kind| kind.is_dir()) {
-            // What is in a tree is not ours to look at.
-            let mut lock = path.clone().into_os_string();
-            lock.push(".lock");
-            if entry.file_name() != "tmp" && !Path::new(&lock).exists() {
+            if entry.file_name() != "tmp" && !is_a_tree(&path) {
                 find_locks(&path, found);
             }
         } else if path

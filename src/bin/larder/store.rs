@@ -57,6 +57,10 @@ impl Place {
     /// The store of files, made if there is none.
     pub(crate) fn create_files(&self, writing: &Writing) -> Result<KVFileStore, Stop> {
         self.refuse(Kind::Dirs)?;
+        if !writing.meta.is_empty() && !writing.sealed && self.kind()?.is_none() {
+            let why = "a new store keeps metadata if it is made with --sealed";
+            return Err(Stop::Usage(why.to_owned()));
+        }
         let mut options = StoreOptions::new().durability(writing.durability.into());
         if writing.sealed {
             options = options.sealed(true);
