@@ -97,10 +97,7 @@ impl KeyLock {
     /// it is the value that should fail, not this.
     pub(crate) fn announce(&mut self, label: Option<&str>) {
         self.recorded = true;
-        let text = record::render(label);
-        // A process that was killed may have left a longer one.
-        let _ = sys::truncate(&self.file, 0)
-            .and_then(|()| sys::write_at(&self.file, text.as_bytes(), 0));
+        let _ = record::announce(&self.file, label);
     }
 
     /// This lock, exclusive, becomes one on `file`, which is locked shared and has just taken its

@@ -30,12 +30,15 @@ use crate::sys;
 mod collector;
 mod file;
 mod guard;
+mod kept;
 mod process;
 pub(crate) mod record;
 mod wait;
 
 pub(crate) use collector::{CollectorLock, collector, try_collector};
 pub(crate) use guard::KeyLock;
+#[cfg(feature = "checkpoint")]
+pub(crate) use kept::{KeptLock, Place};
 pub(crate) use process::{NotedLease, computing, leased_here};
 pub use wait::{CancelToken, Wait, WaitInfo};
 pub(crate) use wait::{Pacer, Waiting};

@@ -5,6 +5,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use super::KeyLock;
@@ -21,32 +22,36 @@ thread_local! {
 
 /// Runs a closure under a key's lock, so that it can be told when it asks for that key itself.
 pub(crate) fn computing<T>(lock: &KeyLock, run: impl FnOnce() -> T) -> T {
+    computing_on(lock.id(), run)
+}
+
+pub(super) fn computing_on<T>(lock: FileId, run: impl FnOnce() -> T) -> T {
     struct Popped;
     impl Drop for Popped {
         fn drop(&mut self) {
             COMPUTING.with_borrow_mut(Vec::pop);
         }
     }
-    COMPUTING.with_borrow_mut(|locks| locks.push(lock.id()));
+    COMPUTING.with_borrow_mut(|locks| locks.push(lock));
     let _popped = Popped;
     run()
 }
 
 /// Fails if the holder of a busy lock is a closure that this very thread is running.
 pub(super) fn refuse_deadlock(root: &Root, entry: &EntryPath, file: &File) -> Result<()> {
-    let mine = COMPUTING.with_borrow(|locks| {
-        if locks.is_empty() {
-            return Ok(false);
-        }
-        sys::fstat(file).map(|meta| locks.contains(&meta.id))
-    });
-    if mine.reading("look at the lock file", || at_lock(root, entry))? {
-        return Err(Repr::WouldDeadlock {
-            path: root.absolute(entry.value()),
-        }
-        .into());
+    if COMPUTING.with_borrow(Vec::is_empty) {
+        return Ok(());
     }
-    Ok(())
+    let meta = sys::fstat(file).reading("look at the lock file", || at_lock(root, entry))?;
+    refuse_deadlock_on(meta.id, || root.absolute(entry.value()))
+}
+
+/// The same for a lock file that is known.
+pub(super) fn refuse_deadlock_on(id: FileId, path: impl FnOnce() -> PathBuf) -> Result<()> {
+    match COMPUTING.with_borrow(|locks| locks.contains(&id)) {
+        true => Err(Repr::WouldDeadlock { path: path() }.into()),
+        false => Ok(()),
+    }
 }
 
 /// The leases that this process holds, by the lock file that each is on.

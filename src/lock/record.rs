@@ -1,13 +1,16 @@
 //! The holder's record: what the exclusive holder of a key writes into its lock file.
 //!
-//! Pure text, but for asking whether the process it names still lives. Nobody's correctness rests on
+//! Text, and asking whether the process it names still lives. Nobody's correctness rests on
 //! it. Invariant: what is torn, foreign, or left by a dead process is "unknown", never a holder.
 
 use std::borrow::Cow;
+use std::fs::File;
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::holder::Holder;
+use crate::sys;
 use crate::sys::host::{self, Host};
 
 /// Longer files are no records.
@@ -27,7 +30,7 @@ pub(crate) fn can_be_in_a_lock_file(content: &[u8]) -> bool {
 }
 
 /// The text for a lock that this process took just now.
-pub(super) fn render(label: Option<&str>) -> String {
+fn render(label: Option<&str>) -> String {
     let host = host::this();
     let pid = host::pid();
     let since = SystemTime::now()
@@ -60,6 +63,13 @@ pub(super) fn render(label: Option<&str>) -> String {
     }
     text.push_str("end\n");
     text
+}
+
+/// Writes the record of a lock that this process took just now.
+pub(super) fn announce(file: &File, label: Option<&str>) -> io::Result<()> {
+    // A process that was killed may have left a longer one.
+    sys::truncate(file, 0)?;
+    sys::write_at(file, render(label).as_bytes(), 0)
 }
 
 /// Tells this attempt apart from every other of any process.
