@@ -45,7 +45,7 @@ pub enum ErrorKind {
     Busy,
     /// The wait was cancelled through its [`CancelToken`](crate::CancelToken).
     Cancelled,
-    /// A closure asked for the very key that it is computing.
+    /// A closure asked for the very key that it is computing, or to change the checkpoints that it is changing.
     WouldDeadlock,
     /// The tree is leased, so it can be neither removed nor (by its own lessee) replaced.
     InUse,
@@ -68,6 +68,9 @@ pub enum ErrorKind {
     Unsupported,
     /// The store can be read but not written.
     ReadOnly,
+    /// A checkpoint on disk is older than this process has seen it: somebody has put back the file, or an
+    /// earlier one, or has deleted it. Nothing was written.
+    RolledBack,
 }
 
 /// One variant for each way to fail. `doing` completes the sentence "cannot …".
@@ -140,6 +143,28 @@ pub(crate) enum Repr {
     UnknownAlgorithm {
         mode: String,
     },
+    /// A file of checkpoints that is none, or too much of one.
+    #[cfg_attr(not(feature = "checkpoint"), allow(dead_code))]
+    Checkpoints {
+        path: PathBuf,
+        kind: ErrorKind,
+        why: String,
+    },
+    /// A state that its type does not read, or cannot be written as.
+    #[cfg_attr(not(feature = "checkpoint"), allow(dead_code))]
+    State {
+        path: PathBuf,
+        key: String,
+        reads: bool,
+        source: anyhow::Error,
+    },
+    #[cfg_attr(not(feature = "checkpoint"), allow(dead_code))]
+    RolledBack {
+        path: PathBuf,
+        key: String,
+        seen: u64,
+        stored: Option<u64>,
+    },
     Unsupported {
         path: Option<PathBuf>,
         what: &'static str,
@@ -169,6 +194,10 @@ impl Error {
             Repr::Corrupt { .. } => ErrorKind::Corrupt,
             Repr::Unsupported { .. } | Repr::UnknownAlgorithm { .. } => ErrorKind::Unsupported,
             Repr::ReadOnly { .. } => ErrorKind::ReadOnly,
+            Repr::Checkpoints { kind, .. } => *kind,
+            Repr::State { reads: true, .. } => ErrorKind::Corrupt,
+            Repr::State { reads: false, .. } => ErrorKind::Compute,
+            Repr::RolledBack { .. } => ErrorKind::RolledBack,
         }
     }
 
@@ -190,6 +219,9 @@ impl Error {
             Repr::Compute { .. } => "compute the value",
             Repr::Corrupt { .. } | Repr::FromTheFuture { .. } => "use what is stored",
             Repr::Unsupported { what, .. } => what,
+            Repr::Checkpoints { .. } | Repr::RolledBack { .. } => "use the checkpoints",
+            Repr::State { reads: true, .. } => "read the state",
+            Repr::State { reads: false, .. } => "write the state",
         }
     }
 
@@ -209,6 +241,9 @@ impl Error {
             | Repr::DigestMismatch { path, .. }
             | Repr::FromTheFuture { path, .. }
             | Repr::Corrupt { path, .. }
+            | Repr::Checkpoints { path, .. }
+            | Repr::State { path, .. }
+            | Repr::RolledBack { path, .. }
             | Repr::ReadOnly { path, .. } => Some(path),
             Repr::InvalidKey { key, .. } => Some(key),
             Repr::Unsupported { path, .. } => path.as_deref(),
@@ -229,7 +264,9 @@ impl Error {
     /// as [`anyhow::Error::downcast_ref`] looks for it).
     pub fn downcast_ref<E: fmt::Display + fmt::Debug + Send + Sync + 'static>(&self) -> Option<&E> {
         match &*self.0 {
-            Repr::Compute { source, .. } | Repr::Write { source, .. } => source.downcast_ref(),
+            Repr::Compute { source, .. }
+            | Repr::Write { source, .. }
+            | Repr::State { source, .. } => source.downcast_ref(),
             _ => None,
         }
     }
@@ -323,8 +360,8 @@ impl fmt::Display for Error {
             }
             Repr::WouldDeadlock { path } => write!(
                 f,
-                "a closure asked for {}, the very key that it is computing; use what it is writing \
-                 instead, or another key",
+                "a closure asked for {}, which it is itself making or changing; use what it has of it, or \
+                 another key",
                 path.display()
             ),
             Repr::InUse { path, by_us: true } => write!(
@@ -384,6 +421,46 @@ impl fmt::Display for Error {
                 "a digest of the algorithm {mode:?} cannot be checked, only sha256, sha384 and sha512"
             ),
             Repr::Corrupt { path, why } => write!(f, "{}: {why}", path.display()),
+            Repr::Checkpoints { path, why, .. } => {
+                write!(
+                    f,
+                    "the checkpoints in {} cannot be used: {why}",
+                    path.display()
+                )
+            }
+            Repr::State {
+                path,
+                key,
+                reads: true,
+                ..
+            } => write!(
+                f,
+                "the state of {key} in {} is not of the type that this program has for it; delete it, or \
+                 use a program that knows it",
+                path.display()
+            ),
+            Repr::State { path, key, .. } => write!(
+                f,
+                "the state of {key} cannot be written to {} as JSON and read again",
+                path.display()
+            ),
+            Repr::RolledBack {
+                path,
+                key,
+                seen,
+                stored,
+            } => {
+                write!(f, "the checkpoint of {key} in {} is ", path.display())?;
+                match stored {
+                    Some(stored) => write!(f, "at sequence {stored}")?,
+                    None => f.write_str("not there")?,
+                }
+                write!(
+                    f,
+                    ", and this process has seen {seen}: an older file was put back; put the newer one in \
+                     its place, or accept what is there now"
+                )
+            }
             Repr::Unsupported {
                 path: Some(path),
                 what,
@@ -417,7 +494,9 @@ impl StdError for Error {
         match &*self.0 {
             Repr::Io { source, .. } => Some(source),
             Repr::ReadOnly { source, .. } => source.as_ref().map(|e| e as _),
-            Repr::Compute { source, .. } | Repr::Write { source, .. } => Some(&**source),
+            Repr::Compute { source, .. }
+            | Repr::Write { source, .. }
+            | Repr::State { source, .. } => Some(&**source),
             _ => None,
         }
     }
@@ -436,7 +515,8 @@ impl From<Error> for io::Error {
             ErrorKind::FormatMismatch
             | ErrorKind::SizeMismatch
             | ErrorKind::DigestMismatch
-            | ErrorKind::Corrupt => io::ErrorKind::InvalidData,
+            | ErrorKind::Corrupt
+            | ErrorKind::RolledBack => io::ErrorKind::InvalidData,
             ErrorKind::Io | ErrorKind::Compute | ErrorKind::Cancelled => io::ErrorKind::Other,
         });
         io::Error::new(kind, error)

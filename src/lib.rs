@@ -125,8 +125,14 @@ mod stats;
 mod check;
 mod file_store;
 mod dir_store;
+#[cfg(feature = "checkpoint")]
+mod checkpoint;
 
 pub use check::{CheckOptions, CheckReport, Finding, FindingKind, RepairReport};
+#[cfg(feature = "checkpoint")]
+pub use checkpoint::{
+    Checkpoint, CheckpointKey, CheckpointOptions, CheckpointStore, Deletion, Put,
+};
 pub use digest::Expect;
 pub use dir_store::{DirLease, KVDirLock, KVDirStore, StagedTree};
 pub use entries::{Entries, Entry};
@@ -183,6 +189,12 @@ pub mod __fault {
             Err(NoFooter::Damaged) => Err(None),
             Err(NoFooter::FromTheFuture(why)) => Err(Some(why)),
         }
+    }
+
+    /// Reads a file of checkpoints; the text that it would be written as, if there is any in it.
+    #[cfg(feature = "checkpoint")]
+    pub fn parse_checkpoints(bytes: &[u8]) -> Option<String> {
+        crate::checkpoint::parse_for_fuzzing(bytes)
     }
 
     /// Checks a key's path, as every call does first.

@@ -16,6 +16,7 @@
 mod bad_input;
 mod basics;
 mod check;
+mod checkpoint;
 mod collecting;
 mod damage;
 mod damaged_trees;

@@ -1,0 +1,436 @@
+//! Small state that several processes share, in one file, and that never goes backwards.
+//!
+//! May call `lock::kept`, `durable` and `sys`, and nothing of the stores. Invariants: the file is replaced only
+//! under its lock, by one whose sequences are all those of the file that is there then, or larger; and what
+//! this process has seen of a key's sequence is only ever exceeded.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use self::file::CheckpointFile;
+use self::table::{Content, Record};
+use crate::error::{Repr, Result};
+use crate::lock::{CancelToken, Wait, WaitInfo, Waiting};
+use crate::options::Durability;
+
+mod file;
+mod key;
+mod table;
+
+pub use key::CheckpointKey;
+#[cfg(feature = "__fault")]
+pub(crate) use table::parse_for_fuzzing;
+
+/// Small states of type `T` that several processes share: how far a download has come, which parts of an
+/// upload are there, how much of a stream was read.
+///
+/// All of them are in one file, as JSON. Each has a *sequence*, a number that only grows: whoever comes with an
+/// older state than the one that is there is told so, and changes nothing. Every change reads what is on the
+/// disk *now*, under a lock that all processes take, and replaces the file as a whole, so that nobody sees half of
+/// one, also after a `kill -9` or a power cut. States of other keys, of whatever type, stay as they are.
+///
+/// Handles are cheap to clone, and clones share what they have read. Reading takes no lock: when nothing
+/// has changed it is one `stat`.
+///
+/// The file is read and written as a whole. This is for hundreds of small states, not for data: values
+/// belong into a store.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let dir = tempfile::tempdir()?;
+/// use larder::{CheckpointKey, CheckpointStore, Put};
+///
+/// let checkpoints = CheckpointStore::<u64>::open(dir.path().join("downloads.json"))?;
+/// let key = CheckpointKey::of_parts([("url", "https://example.org/serde-1.0.0.crate")]);
+/// assert_eq!(checkpoints.put(&key, 1, &4096)?, Put::Stored);
+/// // Another process that has fallen behind.
+/// assert_eq!(checkpoints.put(&key, 1, &1024)?, Put::Stale { stored: 1 });
+///
+/// let more = checkpoints.update(&key, |done| Ok(done.unwrap_or(0) + 4096))?;
+/// assert_eq!((more.sequence, more.state), (2, 8192));
+/// checkpoints.delete(&key, more.sequence)?;
+/// assert!(checkpoints.get(&key)?.is_none());
+/// # Ok(())
+/// # }
+/// ```
+pub struct CheckpointStore<T> {
+    file: Arc<CheckpointFile>,
+    waiting: Waiting,
+    state: PhantomData<fn(T) -> T>,
+}
+
+/// A state, and its sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Checkpoint<T> {
+    /// It grows with every change of the key's state.
+    pub sequence: u64,
+    /// The state.
+    pub state: T,
+}
+
+/// What came of a [`put`](CheckpointStore::put).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "the state may not have been stored"]
+pub enum Put {
+    /// The state is stored, as durably as the store promises.
+    Stored,
+    /// There is one with this sequence, or there was before it was deleted, which is not below the one that
+    /// was to be stored. Nothing was changed.
+    Stale {
+        /// The sequence of what is there.
+        stored: u64,
+    },
+}
+
+/// What came of a [`delete`](CheckpointStore::delete).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deletion {
+    /// There was a state, and there is none now.
+    Deleted,
+    /// There was none.
+    Absent,
+    /// There is one with this sequence, which is above the one that was to be deleted. Nothing was changed.
+    Stale {
+        /// The sequence of what is there.
+        stored: u64,
+    },
+}
+
+/// How a file of checkpoints is opened.
+#[derive(Clone, Copy, Debug)]
+#[must_use = "options open nothing by themselves"]
+pub struct CheckpointOptions {
+    durability: Durability,
+    keep_deleted: Duration,
+}
+
+impl Default for CheckpointOptions {
+    fn default() -> Self {
+        CheckpointOptions {
+            durability: Durability::Data,
+            keep_deleted: Duration::from_secs(30 * 24 * 60 * 60),
+        }
+    }
+}
+
+impl CheckpointOptions {
+    /// The defaults.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// What survives a power cut. With [`Durability::Data`], the default, the file is then whole, and may be
+    /// an older one; with [`Durability::Full`] it has whatever was stored. [`Durability::None`] is refused: a
+    /// torn file would take every state with it.
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+
+    /// How long the sequence of a deleted state is remembered, so that who still has an older one cannot bring
+    /// it back; 30 days by default. It takes about 110 bytes of the file.
+    pub fn keep_deleted(mut self, time: Duration) -> Self {
+        self.keep_deleted = time;
+        self
+    }
+
+    /// Opens a file of checkpoints; see [`CheckpointStore::open`].
+    ///
+    /// # Errors
+    ///
+    /// As there; and [`Unsupported`](crate::ErrorKind::Unsupported) for [`Durability::None`].
+    pub fn open<T>(self, path: impl AsRef<Path>) -> Result<CheckpointStore<T>> {
+        if self.durability == Durability::None {
+            return Err(Repr::Unsupported {
+                path: Some(path.as_ref().to_path_buf()),
+                what: "keep checkpoints without durability",
+            }
+            .into());
+        }
+        Ok(CheckpointStore {
+            file: Arc::new(CheckpointFile::open(path.as_ref(), self)?),
+            waiting: Waiting::default(),
+            state: PhantomData,
+        })
+    }
+}
+
+impl<T> CheckpointStore<T> {
+    /// Opens the file at `path`, in a directory that is there. The file itself comes with the first state, and
+    /// beside it a lock file, `PATH.lock`, which stays: many processes may wait for it, and one file is not
+    /// worth what deleting it safely takes. `PATH.new` is what is just being written, and what a killed process
+    /// leaves of that is replaced by the next.
+    ///
+    /// # Errors
+    ///
+    /// [`Io`](crate::ErrorKind::Io) if the directory is not there; and of a file that is there whatever
+    /// [`get`](Self::get) would say.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        CheckpointOptions::new().open(path)
+    }
+
+    /// The file, absolute.
+    pub fn path(&self) -> &Path {
+        self.file.path()
+    }
+
+    /// The keys that have a state, in their order.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get), but for what is the matter with single states.
+    pub fn keys(&self) -> Result<Vec<CheckpointKey>> {
+        let known = self.file.refreshed()?;
+        let records = known.table.records.iter();
+        let live = records.filter(|(_, record)| record.state().is_some());
+        Ok(live.map(|(key, _)| *key).collect())
+    }
+
+    /// The sequence of a key, also of one whose state was deleted: a [`put`](Self::put) has to exceed it.
+    /// `None`: anything may be put.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get).
+    pub fn sequence(&self, key: &CheckpointKey) -> Result<Option<u64>> {
+        let known = self.file.refreshed()?;
+        self.file.check_not_behind(&known, key)?;
+        Ok(known.table.records.get(key).map(|record| record.sequence))
+    }
+
+    /// Deletes the state of a key that the caller has seen at this sequence. A newer one stays. The
+    /// sequence is remembered (see [`CheckpointOptions::keep_deleted`]).
+    ///
+    /// # Errors
+    ///
+    /// As [`put`](Self::put); and [`RolledBack`](crate::ErrorKind::RolledBack) where what is there is older than
+    /// what the caller says to have seen.
+    pub fn delete(&self, key: &CheckpointKey, seen: u64) -> Result<Deletion> {
+        let lock = self.file.lock(&self.waiting)?;
+        let known = self.file.refreshed()?;
+        let record = known.table.records.get(key);
+        let stored = match record {
+            Some(record) if record.state().is_some() => record.sequence,
+            _ => {
+                self.file.check_not_behind(&known, key)?;
+                return Ok(Deletion::Absent);
+            }
+        };
+        if stored > seen {
+            return Ok(Deletion::Stale { stored });
+        }
+        self.file.check_not_behind(&known, key)?;
+        if stored < seen {
+            return Err(self.file.rolled_back(&known, key, seen));
+        }
+        drop(known);
+        let content = Content::Deleted(file::seconds_now());
+        let sequence = stored;
+        lock.publish(key, Record { sequence, content })?;
+        Ok(Deletion::Deleted)
+    }
+
+    /// Takes what is on the disk for what is to go on from, although this process has seen newer states: after
+    /// a backup was put back on purpose. It concerns this handle and its clones.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get).
+    pub fn accept_rollback(&self) -> Result<()> {
+        self.file
+            .refreshed()
+            .map(|mut known| known.accept_rollback())
+    }
+
+    /// A view of this store whose calls wait like this for the file's lock.
+    #[must_use = "the store itself waits as before"]
+    pub fn with_wait(&self, wait: Wait) -> Self {
+        let mut view = self.clone();
+        view.waiting.wait = wait;
+        view
+    }
+
+    /// A view of this store whose waits end when `token` is cancelled.
+    #[must_use = "the store itself waits as before"]
+    pub fn with_cancel(&self, token: &CancelToken) -> Self {
+        let mut view = self.clone();
+        view.waiting.cancel = Some(token.clone());
+        view
+    }
+
+    /// A view of this store that calls `on_wait`, on the thread that waits, when a wait has begun and once a
+    /// second while it goes on.
+    #[must_use = "the store itself waits as before"]
+    pub fn with_on_wait(&self, on_wait: impl Fn(&WaitInfo) + Send + Sync + 'static) -> Self {
+        let mut view = self.clone();
+        view.waiting.on_wait = Some(Arc::new(on_wait));
+        view
+    }
+}
+
+impl<T: Serialize + DeserializeOwned> CheckpointStore<T> {
+    /// The state of a key, with what other processes have stored up to now. `None`: there is none.
+    ///
+    /// It takes no lock, and when nothing has changed it costs one `stat`.
+    ///
+    /// # Errors
+    ///
+    /// - [`Corrupt`](crate::ErrorKind::Corrupt): the file is not one of checkpoints, or damaged, or larger than
+    ///   64 MiB, or the state is not of type `T`; the error says where. Nothing is repaired: the file is kept
+    ///   as it is.
+    /// - [`FormatMismatch`](crate::ErrorKind::FormatMismatch): another version wrote it.
+    /// - [`RolledBack`](crate::ErrorKind::RolledBack): this process has seen a larger sequence of this key than
+    ///   is there now. What it knows must not be overwritten by what goes on from an older state; see
+    ///   [`accept_rollback`](Self::accept_rollback).
+    /// - [`Io`](crate::ErrorKind::Io).
+    pub fn get(&self, key: &CheckpointKey) -> Result<Option<Checkpoint<T>>> {
+        let known = self.file.refreshed()?;
+        self.file.check_not_behind(&known, key)?;
+        let Some(record) = known.table.records.get(key).cloned() else {
+            return Ok(None);
+        };
+        drop(known);
+        self.read(key, &record)
+    }
+
+    fn read(&self, key: &CheckpointKey, record: &Record) -> Result<Option<Checkpoint<T>>> {
+        let Some(json) = record.state() else {
+            return Ok(None);
+        };
+        let state = serde_json::from_str(json).map_err(|err| self.not_a_state(key, true, err))?;
+        Ok(Some(Checkpoint {
+            sequence: record.sequence,
+            state,
+        }))
+    }
+
+    /// Stores a state under a sequence that is above the stored one, whether that was deleted or not. Any
+    /// number above it will do.
+    ///
+    /// It waits for whoever is changing the file. When it returns, other processes see the state, and it is as
+    /// durable as the store promises.
+    ///
+    /// # Errors
+    ///
+    /// - As [`get`](Self::get); and nothing is changed. [`RolledBack`](crate::ErrorKind::RolledBack) only
+    ///   where the sequence is not above the one that this process has seen.
+    /// - [`Busy`](crate::ErrorKind::Busy) and [`Cancelled`](crate::ErrorKind::Cancelled), as the store waits;
+    ///   [`WouldDeadlock`](crate::ErrorKind::WouldDeadlock) in a closure of [`update`](Self::update) on the same
+    ///   file.
+    /// - [`Compute`](crate::ErrorKind::Compute): the state cannot be written as JSON, or not be read again
+    ///   as it was written (a `NaN`, for example, is written as `null`).
+    /// - [`Unsupported`](crate::ErrorKind::Unsupported): the file would be larger than 64 MiB.
+    /// - [`Io`](crate::ErrorKind::Io) and [`ReadOnly`](crate::ErrorKind::ReadOnly). A call that fails leaves
+    ///   the file as it was, with one exception: if with [`Durability::Full`] the directory cannot be synced
+    ///   after the file was replaced, what others see is the new one, and the error says that it may not last.
+    pub fn put(&self, key: &CheckpointKey, sequence: u64, state: &T) -> Result<Put> {
+        let json = self.write(key, state)?;
+        let lock = self.file.lock(&self.waiting)?;
+        let known = self.file.refreshed()?;
+        if let Some(seen) = known.ahead_of(key).filter(|&seen| seen >= sequence) {
+            return Err(self.file.rolled_back(&known, key, seen));
+        }
+        let stored = known.table.records.get(key).map(|record| record.sequence);
+        if let Some(stored) = stored.filter(|&stored| stored >= sequence) {
+            return Ok(Put::Stale { stored });
+        }
+        drop(known);
+        let content = Content::State(json.into());
+        lock.publish(key, Record { sequence, content })?;
+        Ok(Put::Stored)
+    }
+
+    /// Replaces a state by what `f` makes of it, under the next sequence. Nobody else changes the file meanwhile.
+    /// Where `f` returns what was there, nothing is written, and the sequence stays.
+    ///
+    /// `f` gets `None` where there is no state. It may read this store, and not change it.
+    ///
+    /// # Errors
+    ///
+    /// As [`put`](Self::put), [`RolledBack`](crate::ErrorKind::RolledBack) as [`get`](Self::get); and
+    /// [`Compute`](crate::ErrorKind::Compute) with `f`'s own error, after which everything is as it was.
+    pub fn update(
+        &self,
+        key: &CheckpointKey,
+        f: impl FnOnce(Option<T>) -> anyhow::Result<T>,
+    ) -> Result<Checkpoint<T>> {
+        let mut lock = self.file.lock(&self.waiting)?;
+        lock.announce();
+        let known = self.file.refreshed()?;
+        self.file.check_not_behind(&known, key)?;
+        let record = known.table.records.get(key).cloned();
+        drop(known);
+        let current = match &record {
+            Some(record) => self.read(key, record)?,
+            None => None,
+        };
+        let made = lock.computing(|| f(current.map(|checkpoint| checkpoint.state)));
+        let state = made.map_err(|source| Repr::Compute {
+            path: self.path().to_path_buf(),
+            label: Some(format!("checkpoint {key}")),
+            source,
+        })?;
+        let json = self.write(key, &state)?;
+        let last = record.as_ref().map_or(0, |record| record.sequence);
+        let stored = record.as_ref().and_then(Record::state);
+        if stored.is_some_and(|stored| **stored == *json) {
+            let sequence = last;
+            return Ok(Checkpoint { sequence, state });
+        }
+        let sequence = last.checked_add(1).ok_or_else(|| {
+            let why = format!("the sequence of {key} is the largest that there is");
+            self.file.unusable(crate::ErrorKind::Unsupported, why)
+        })?;
+        let content = Content::State(json.into());
+        lock.publish(key, Record { sequence, content })?;
+        Ok(Checkpoint { sequence, state })
+    }
+
+    /// A state as JSON, if it can be read again.
+    fn write(&self, key: &CheckpointKey, state: &T) -> Result<String> {
+        let written = serde_json::to_string(state);
+        let written = written.and_then(|json| serde_json::from_str::<T>(&json).map(|_| json));
+        written.map_err(|err| self.not_a_state(key, false, err))
+    }
+
+    fn not_a_state(
+        &self,
+        key: &CheckpointKey,
+        reads: bool,
+        err: serde_json::Error,
+    ) -> crate::Error {
+        Repr::State {
+            path: self.path().to_path_buf(),
+            key: key.to_string(),
+            reads,
+            source: err.into(),
+        }
+        .into()
+    }
+}
+
+impl<T> Clone for CheckpointStore<T> {
+    fn clone(&self) -> Self {
+        CheckpointStore {
+            file: Arc::clone(&self.file),
+            waiting: self.waiting.clone(),
+            state: PhantomData,
+        }
+    }
+}
+
+impl<T> fmt::Debug for CheckpointStore<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CheckpointStore")
+            .field("path", &self.path())
+            .field("waiting", &self.waiting)
+            .finish_non_exhaustive()
+    }
+}

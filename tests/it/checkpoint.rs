@@ -1,0 +1,334 @@
+//! Checkpoints: what is stored is what others see, and no sequence ever goes down.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use larder::{
+    CheckpointKey, CheckpointOptions, CheckpointStore, Deletion, Durability, ErrorKind, Put, Wait,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::support::tempdir;
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Download {
+    done: u64,
+    etag: Option<String>,
+}
+
+fn download(done: u64) -> Download {
+    let etag = Some(format!("\"{done}\""));
+    Download { done, etag }
+}
+
+fn key(n: u8) -> CheckpointKey {
+    CheckpointKey::new([n; 32])
+}
+
+fn open(path: &Path) -> CheckpointStore<Download> {
+    CheckpointStore::open(path).unwrap()
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    PathBuf::from(format!("{}{suffix}", path.display()))
+}
+
+#[test]
+fn what_one_handle_stores_every_other_sees() {
+    let dir = tempdir();
+    let path = dir.path().join("state.json");
+    let (one, other) = (open(&path), open(&path));
+    assert_eq!(one.get(&key(1)).unwrap(), None);
+    assert_eq!(one.put(&key(1), 5, &download(1)).unwrap(), Put::Stored);
+    let seen = other.get(&key(1)).unwrap().unwrap();
+    assert_eq!((seen.sequence, seen.state), (5, download(1)));
+    for (sequence, stored) in [(4, 5), (5, 5)] {
+        let put = other.put(&key(1), sequence, &download(9)).unwrap();
+        assert_eq!(put, Put::Stale { stored });
+    }
+    let made = other.update(&key(1), |current| {
+        assert_eq!(current, Some(download(1)));
+        Ok(download(2))
+    });
+    assert_eq!(made.unwrap().sequence, 6);
+    assert_eq!(one.get(&key(1)).unwrap().unwrap().state, download(2));
+    assert_eq!(one.keys().unwrap(), [key(1)]);
+}
+
+#[test]
+fn who_deletes_says_what_he_has_seen() {
+    let dir = tempdir();
+    let path = dir.path().join("state.json");
+    let store = open(&path);
+    assert_eq!(store.delete(&key(1), 1).unwrap(), Deletion::Absent);
+    assert!(!path.exists());
+    assert_eq!(store.put(&key(1), 3, &download(1)).unwrap(), Put::Stored);
+    assert_eq!(
+        store.delete(&key(1), 2).unwrap(),
+        Deletion::Stale { stored: 3 }
+    );
+    let beyond = store.delete(&key(1), 4).unwrap_err();
+    assert_eq!(beyond.kind(), ErrorKind::RolledBack);
+    assert_eq!(store.delete(&key(1), 3).unwrap(), Deletion::Deleted);
+    assert_eq!(store.delete(&key(1), 3).unwrap(), Deletion::Absent);
+    assert_eq!(store.get(&key(1)).unwrap(), None);
+    assert!(store.keys().unwrap().is_empty());
+    // Nobody brings back what was deleted.
+    let back = open(&path).put(&key(1), 3, &download(1)).unwrap();
+    assert_eq!(back, Put::Stale { stored: 3 });
+    assert_eq!(store.sequence(&key(1)).unwrap(), Some(3));
+    let anew = store.update(&key(1), |current| {
+        assert_eq!(current, None);
+        Ok(download(7))
+    });
+    assert_eq!(anew.unwrap().sequence, 4);
+}
+
+#[test]
+fn what_others_store_stays_as_it_is() {
+    let dir = tempdir();
+    let path = dir.path().join("state.json");
+    let texts = CheckpointStore::<Vec<String>>::open(&path).unwrap();
+    let text = vec!["\u{1f980} \"\\\n".to_owned()];
+    assert_eq!(texts.put(&key(2), 9, &text).unwrap(), Put::Stored);
+    let downloads = open(&path);
+    assert_eq!(
+        downloads.put(&key(1), 1, &download(1)).unwrap(),
+        Put::Stored
+    );
+    assert_eq!(
+        downloads.put(&key(3), 1, &download(1)).unwrap(),
+        Put::Stored
+    );
+    assert_eq!(texts.get(&key(2)).unwrap().unwrap().state, text);
+    let err = downloads.get(&key(2)).unwrap_err();
+    assert_eq!(err.kind(), ErrorKind::Corrupt);
+    assert!(err.to_string().contains(&key(2).to_string()), "{err}");
+    assert_eq!(downloads.keys().unwrap().len(), 3);
+}
+
+#[test]
+fn nothing_is_written_when_nothing_changes() {
+    let dir = tempdir();
+    let path = dir.path().join("state.json");
+    let store = open(&path);
+    assert_eq!(store.put(&key(1), 1, &download(1)).unwrap(), Put::Stored);
+    let inode = || std::os::unix::fs::MetadataExt::ino(&fs::metadata(&path).unwrap());
+    let before = (inode(), fs::read(&path).unwrap());
+    let same = store
+        .update(&key(1), |current| Ok(current.unwrap()))
+        .unwrap();
+    assert_eq!(same.sequence, 1);
+    let failed = store.update(&key(1), |_| anyhow::bail!("no"));
+    assert_eq!(failed.unwrap_err().kind(), ErrorKind::Compute);
+    assert_eq!(
+        store.put(&key(1), 1, &download(2)).unwrap(),
+        Put::Stale { stored: 1 }
+    );
+    assert_eq!(
+        store.delete(&key(1), 0).unwrap(),
+        Deletion::Stale { stored: 1 }
+    );
+    assert_eq!(before, (inode(), fs::read(&path).unwrap()));
+    assert!(!beside(&path, ".new").exists());
+}
+
+#[test]
+fn an_older_file_takes_nothing_back() {
+    let dir = tempdir();
+    let path = dir.path().join("state.json");
+    let store = open(&path);
+    for sequence in 1..=3 {
+        assert_eq!(
+            store.put(&key(1), sequence, &download(sequence)).unwrap(),
+            Put::Stored
+        );
+        assert_eq!(
+            store.put(&key(2), sequence, &download(sequence)).unwrap(),
+            Put::Stored
+        );
+        fs::copy(&path, beside(&path, &format!(".{sequence}"))).unwrap();
+    }
+    fs::rename(beside(&path, ".2"), &path).unwrap();
+    let rolled_back = |err: larder::Error| {
+        assert_eq!(err.kind(), ErrorKind::RolledBack);
+        assert!(err.to_string().contains("sequence 2") && err.to_string().contains("seen 3"));
+    };
+    let before = fs::read(&path).unwrap();
+    rolled_back(store.get(&key(1)).unwrap_err());
+    rolled_back(store.put(&key(1), 3, &download(9)).unwrap_err());
+    rolled_back(store.update(&key(1), |_| Ok(download(9))).unwrap_err());
+    rolled_back(store.delete(&key(1), 2).unwrap_err());
+    assert_eq!(fs::read(&path).unwrap(), before);
+    // What is above all that was seen takes nothing back.
+    assert_eq!(store.put(&key(1), 4, &download(4)).unwrap(), Put::Stored);
+    assert_eq!(store.get(&key(1)).unwrap().unwrap().sequence, 4);
+    rolled_back(store.get(&key(2)).unwrap_err());
+    // A new process knows nothing better.
+    assert_eq!(open(&path).get(&key(2)).unwrap().unwrap().sequence, 2);
+
+    fs::remove_file(&path).unwrap();
+    assert_eq!(
+        store.get(&key(1)).unwrap_err().kind(),
+        ErrorKind::RolledBack
+    );
+    store.clone().accept_rollback().unwrap();
+    assert_eq!(store.get(&key(1)).unwrap(), None);
+    assert_eq!(store.put(&key(1), 1, &download(1)).unwrap(), Put::Stored);
+}
+
+#[test]
+fn what_is_no_file_of_checkpoints_says_where_and_stays() {
+    let dir = tempdir();
+    let path = dir.path().join("state.json");
+    let k = key(1);
+    let head = "{\"larder_checkpoints\": 1, \"key_version\": 1, \"checkpoints\": {";
+    let record = format!("\"{k}\": {{\"sequence\": 1, \"state\": 1}}");
+    let cases: &[(String, ErrorKind, &str)] = &[
+        (String::new(), ErrorKind::Corrupt, "line 1"),
+        ("{".to_owned(), ErrorKind::Corrupt, "line 1"),
+        (format!("{head}\n}}\n}} x"), ErrorKind::Corrupt, "line 3"),
+        (
+            format!("{head}\n{record},\n{record}}}}}"),
+            ErrorKind::Corrupt,
+            "line 3",
+        ),
+        (
+            format!("{head}\n\"abc\": {{}}}}}}"),
+            ErrorKind::Corrupt,
+            "64 lower-case",
+        ),
+        (
+            format!("{head}\n\"{}\": {{}}}}}}", "A".repeat(64)),
+            ErrorKind::Corrupt,
+            "line 2",
+        ),
+        (
+            format!("{head}\n\"{k}\": {{\"sequence\": -1, \"state\": 1}}}}}}"),
+            ErrorKind::Corrupt,
+            "line 2",
+        ),
+        (
+            format!("{head}\n\"{k}\": {{\"sequence\": 1}}}}}}"),
+            ErrorKind::Corrupt,
+            "no state",
+        ),
+        (
+            format!("{head}\n\"{k}\": {{\"state\": 1}}}}}}"),
+            ErrorKind::Corrupt,
+            "no sequence",
+        ),
+        (
+            format!("{head}{record}}}, \"more\": 1}}"),
+            ErrorKind::Corrupt,
+            "more",
+        ),
+        (
+            format!("{head}{record}}}}}").replace("_checkpoints\": 1", "_checkpoints\": 2"),
+            ErrorKind::FormatMismatch,
+            "version is 2",
+        ),
+        (
+            format!("{head}{record}}}, \"new in 2\": 0}}")
+                .replace("key_version\": 1", "key_version\": 7"),
+            ErrorKind::FormatMismatch,
+            "keys is 7",
+        ),
+        ("[]".to_owned(), ErrorKind::Corrupt, "line 1"),
+        ("{}".to_owned(), ErrorKind::Corrupt, "version"),
+    ];
+    let good = open(&path);
+    assert_eq!(good.put(&k, 1, &download(1)).unwrap(), Put::Stored);
+    for (text, kind, place) in cases {
+        fs::write(&path, text).unwrap();
+        for err in [
+            CheckpointStore::<Download>::open(&path).unwrap_err(),
+            good.get(&k).unwrap_err(),
+            good.put(&k, 9, &download(9)).unwrap_err(),
+            good.delete(&k, 1).unwrap_err(),
+        ] {
+            assert_eq!(err.kind(), *kind, "{text}: {err}");
+            let sentence = err.to_string();
+            assert!(sentence.contains(place), "{text}: {sentence}");
+            assert!(sentence.contains(path.to_str().unwrap()), "{sentence}");
+        }
+        assert_eq!(fs::read_to_string(&path).unwrap(), *text);
+    }
+    // However somebody's editor writes it.
+    let spread = format!(
+        "{{\"checkpoints\":\n{{\"{k}\":\n{{\"state\":\n{{\"done\":\n1,\n\"etag\":\nnull}},\n\"sequence\":4}}}},\"key_version\":1,\"larder_checkpoints\":1}}"
+    );
+    fs::write(&path, spread).unwrap();
+    assert_eq!(good.get(&k).unwrap().unwrap().sequence, 4);
+    assert_eq!(good.put(&key(2), 1, &download(1)).unwrap(), Put::Stored);
+    assert_eq!(good.get(&k).unwrap().unwrap().state.done, 1);
+}
+
+#[test]
+fn what_cannot_be_a_file_of_checkpoints_is_told() {
+    let dir = tempdir();
+    let nowhere = CheckpointStore::<u8>::open(dir.path().join("absent/state.json")).unwrap_err();
+    assert_eq!(nowhere.kind(), ErrorKind::Io);
+    assert!(nowhere.to_string().contains("has to be there"), "{nowhere}");
+    assert!(!dir.path().join("absent").exists());
+    let here = CheckpointStore::<u8>::open(dir.path()).unwrap_err();
+    assert_eq!(here.kind(), ErrorKind::Corrupt);
+    let link = dir.path().join("link.json");
+    std::os::unix::fs::symlink("elsewhere.json", &link).unwrap();
+    let linked = CheckpointStore::<u8>::open(&link).unwrap_err();
+    assert_eq!(linked.kind(), ErrorKind::Corrupt);
+    let none = CheckpointOptions::new().durability(Durability::None);
+    let none = none.open::<u8>(dir.path().join("none.json")).unwrap_err();
+    assert_eq!(none.kind(), ErrorKind::Unsupported);
+    let huge = dir.path().join("huge.json");
+    fs::File::create(&huge)
+        .unwrap()
+        .set_len((64 << 20) + 1)
+        .unwrap();
+    let huge = CheckpointStore::<u8>::open(&huge).unwrap_err();
+    assert_eq!(huge.kind(), ErrorKind::Corrupt);
+    assert!(huge.to_string().contains("67108865"), "{huge}");
+}
+
+#[test]
+fn a_state_that_cannot_come_back_is_not_stored() {
+    let dir = tempdir();
+    let path = dir.path().join("state.json");
+    let store = CheckpointStore::<f64>::open(&path).unwrap();
+    let err = store.put(&key(1), 1, &f64::NAN).unwrap_err();
+    assert_eq!(err.kind(), ErrorKind::Compute);
+    assert!(!path.exists());
+    let nothing = CheckpointStore::<Option<u8>>::open(&path).unwrap();
+    assert_eq!(nothing.put(&key(1), 1, &None).unwrap(), Put::Stored);
+    assert_eq!(nothing.get(&key(1)).unwrap().unwrap().state, None);
+    let long = CheckpointStore::<String>::open(&path).unwrap();
+    let before = fs::read(&path).unwrap();
+    let err = long.put(&key(2), 1, &"x".repeat(64 << 20)).unwrap_err();
+    assert_eq!(err.kind(), ErrorKind::Unsupported);
+    assert_eq!(fs::read(&path).unwrap(), before);
+    assert_eq!(nothing.put(&key(1), 2, &Some(1)).unwrap(), Put::Stored);
+}
+
+#[test]
+fn who_changes_what_he_is_changing_is_told() {
+    let dir = tempdir();
+    let store = open(&dir.path().join("state.json"));
+    let busy = store.with_wait(Wait::TryOnce);
+    let made = store.update(&key(1), |_| {
+        let nested = store.put(&key(2), 1, &download(1)).unwrap_err();
+        assert_eq!(nested.kind(), ErrorKind::WouldDeadlock);
+        assert_eq!(store.get(&key(1))?, None);
+        let elsewhere = std::thread::scope(|scope| {
+            scope
+                .spawn(|| busy.put(&key(2), 1, &download(1)))
+                .join()
+                .unwrap()
+        });
+        let elsewhere = elsewhere.unwrap_err();
+        assert_eq!(elsewhere.kind(), ErrorKind::Busy);
+        assert_eq!(elsewhere.holder().unwrap().pid, std::process::id());
+        Ok(download(1))
+    });
+    assert_eq!(made.unwrap().sequence, 1);
+    assert_eq!(busy.put(&key(2), 1, &download(1)).unwrap(), Put::Stored);
+}
