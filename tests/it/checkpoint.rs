@@ -1,14 +1,16 @@
 //! Checkpoints: what is stored is what others see, and no sequence ever goes down.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use larder::{
     CheckpointKey, CheckpointOptions, CheckpointStore, Deletion, Durability, ErrorKind, Put, Wait,
 };
+use proptest::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::support::tempdir;
+use crate::support::{in_memory, tempdir};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Download {
@@ -53,6 +55,22 @@ fn what_one_handle_stores_every_other_sees() {
     assert_eq!(made.unwrap().sequence, 6);
     assert_eq!(one.get(&key(1)).unwrap().unwrap().state, download(2));
     assert_eq!(one.keys().unwrap(), [key(1)]);
+}
+
+/// Two commits within a tick of the clock: the second may get the number of the file that was there before the
+/// first, and its length, and looks like it then.
+#[test]
+fn every_commit_is_seen_at_the_next_look() {
+    let dir = tempdir();
+    let path = dir.path().join("state.json");
+    let (reader, writer) = (open(&path), open(&path));
+    for sequence in 1000..1400 {
+        let put = writer.put(&key(1), sequence, &download(1)).unwrap();
+        assert_eq!(put, Put::Stored);
+        if sequence % 2 == 0 {
+            assert_eq!(reader.get(&key(1)).unwrap().unwrap().sequence, sequence);
+        }
+    }
 }
 
 #[test]
@@ -331,4 +349,156 @@ fn who_changes_what_he_is_changing_is_told() {
     });
     assert_eq!(made.unwrap().sequence, 1);
     assert_eq!(busy.put(&key(2), 1, &download(1)).unwrap(), Put::Stored);
+}
+
+// --- against a map ---
+
+#[derive(Clone, Debug)]
+enum Op {
+    Put(u8, u64, u64),
+    Update(u8, u64),
+    Delete(u8, u64),
+    Get(u8),
+    Keys,
+    Reopen,
+    /// Puts back the file as it was at an earlier step.
+    RollBack(prop::sample::Index),
+}
+
+fn op() -> impl Strategy<Value = (bool, Op)> {
+    let (key, sequence) = (0..3_u8, 0..6_u64);
+    let state = 0..4_u64;
+    let op = prop_oneof![
+        4 => (key.clone(), sequence.clone(), state.clone()).prop_map(|(k, q, s)| Op::Put(k, q, s)),
+        3 => (key.clone(), state).prop_map(|(k, s)| Op::Update(k, s)),
+        3 => (key.clone(), sequence).prop_map(|(k, q)| Op::Delete(k, q)),
+        4 => key.prop_map(Op::Get),
+        1 => Just(Op::Keys),
+        1 => Just(Op::Reopen),
+        1 => any::<prop::sample::Index>().prop_map(Op::RollBack),
+    ];
+    (any::<bool>(), op)
+}
+
+/// A file: each key's sequence and, unless it was deleted, its state.
+type Model = BTreeMap<u8, (u64, Option<u64>)>;
+
+/// What a handle has seen of each key's sequence.
+type SeenBy = BTreeMap<u8, u64>;
+
+fn look(seen: &mut SeenBy, model: &Model) {
+    for (key, (sequence, _)) in model {
+        let most = seen.entry(*key).or_default();
+        *most = (*sequence).max(*most);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn checkpoints_do_as_a_map(ops in prop::collection::vec(op(), 1..40)) {
+        let dir = in_memory();
+        let path = dir.path().join("state.json");
+        let open = || CheckpointStore::<u64>::open(&path).unwrap();
+        let mut handles = [open(), open()];
+        let mut seen = [SeenBy::new(), SeenBy::new()];
+        let mut model = Model::new();
+        let mut past: Vec<(Model, Option<Vec<u8>>)> = Vec::new();
+        for (which, op) in ops {
+            past.push((model.clone(), fs::read(&path).ok()));
+            let (store, seen) = (&mut handles[usize::from(which)], &mut seen[usize::from(which)]);
+            let is_asked = !matches!(op, Op::Reopen | Op::RollBack(_));
+            if is_asked {
+                look(seen, &model);
+            }
+            let stored = |k: u8, model: &Model| model.get(&k).map_or(0, |known| known.0);
+            let state = |k: u8, model: &Model| model.get(&k).and_then(|known| known.1);
+            let behind = |k: u8, model: &Model| seen.get(&k).is_some_and(|&seen| seen > stored(k, model));
+            let rolled_back = |err: larder::Error| prop_assert_eq_kind(err.kind());
+            match op {
+                Op::Put(k, sequence, value) => {
+                    let put = store.put(&key(k), sequence, &value);
+                    let most = seen.get(&k).copied();
+                    if behind(k, &model) && most >= Some(sequence) {
+                        rolled_back(put.unwrap_err());
+                    } else if model.contains_key(&k) && stored(k, &model) >= sequence {
+                        prop_assert_eq!(put.unwrap(), Put::Stale { stored: stored(k, &model) });
+                    } else {
+                        prop_assert_eq!(put.unwrap(), Put::Stored);
+                        model.insert(k, (sequence, Some(value)));
+                    }
+                }
+                Op::Update(k, value) => {
+                    let made = store.update(&key(k), |_| Ok(value));
+                    if behind(k, &model) {
+                        rolled_back(made.unwrap_err());
+                    } else {
+                        if state(k, &model) != Some(value) {
+                            let next = stored(k, &model) + 1;
+                            model.insert(k, (next, Some(value)));
+                        }
+                        prop_assert_eq!(made.unwrap().sequence, stored(k, &model));
+                    }
+                }
+                Op::Delete(k, named) => {
+                    let deleted = store.delete(&key(k), named);
+                    let there = state(k, &model).is_some();
+                    let stored = stored(k, &model);
+                    if there && stored > named {
+                        prop_assert_eq!(deleted.unwrap(), Deletion::Stale { stored });
+                    } else if behind(k, &model) || (there && stored < named) {
+                        rolled_back(deleted.unwrap_err());
+                    } else if there {
+                        prop_assert_eq!(deleted.unwrap(), Deletion::Deleted);
+                        model.insert(k, (stored, None));
+                    } else {
+                        prop_assert_eq!(deleted.unwrap(), Deletion::Absent);
+                    }
+                }
+                Op::Get(k) => {
+                    let found = store.get(&key(k));
+                    if behind(k, &model) {
+                        rolled_back(found.unwrap_err());
+                    } else {
+                        let found = found.unwrap().map(|found| (found.sequence, found.state));
+                        let expected = state(k, &model).map(|state| (stored(k, &model), state));
+                        prop_assert_eq!(found, expected);
+                    }
+                }
+                Op::Keys => {
+                    let live = model.iter().filter(|(_, known)| known.1.is_some());
+                    let live: Vec<_> = live.map(|(k, _)| key(*k)).collect();
+                    prop_assert_eq!(store.keys().unwrap(), live);
+                }
+                Op::Reopen => {
+                    *store = open();
+                    seen.clear();
+                    look(seen, &model);
+                }
+                Op::RollBack(step) => {
+                    let (then, file) = step.get(&past).clone();
+                    model = then;
+                    match file {
+                        // By another name, as a restored file comes.
+                        Some(bytes) => {
+                            fs::write(dir.path().join("restored"), bytes).unwrap();
+                            fs::rename(dir.path().join("restored"), &path).unwrap();
+                        }
+                        None => drop(fs::remove_file(&path)),
+                    }
+                }
+            }
+            if is_asked {
+                look(seen, &model);
+            }
+            let text = fs::read_to_string(&path).unwrap_or_default();
+            prop_assert!(text.is_empty() == model.is_empty(), "{}", text);
+        }
+    }
+}
+
+#[track_caller]
+fn prop_assert_eq_kind(kind: ErrorKind) {
+    assert_eq!(kind, ErrorKind::RolledBack);
 }

@@ -17,6 +17,7 @@ mod bad_input;
 mod basics;
 mod check;
 mod checkpoint;
+mod checkpoint_crash;
 mod collecting;
 mod damage;
 mod damaged_trees;

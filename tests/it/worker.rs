@@ -35,6 +35,7 @@ fn play(role: &str, args: &[&str]) {
         "get-or-set-tree" => get_or_set_tree(args),
         _ => assert!(
             crate::check::play(role, args)
+                || crate::checkpoint_crash::play(role, args)
                 || crate::damaged_trees::play(role, args)
                 || crate::faults::play(role, args)
                 || crate::damage::play(role, args)
