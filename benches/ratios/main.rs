@@ -10,6 +10,7 @@
 )]
 
 mod batches;
+mod checkpoints;
 mod collecting;
 mod measure;
 mod plot;

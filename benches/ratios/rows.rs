@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use larder::{Durability, KVFileStore, StoreOptions};
 
 use crate::measure::{Figure, in_turn, round_robin, settled};
-use crate::{batches, collecting, posy, raw, verified};
+use crate::{batches, checkpoints, collecting, posy, raw, verified};
 
 /// One row's name, what it is to reach, and what came out.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ impl Kind {
     }
 }
 
-pub(crate) const KINDS: [Kind; 17] = [
+pub(crate) const KINDS: [Kind; 19] = [
     Kind {
         name: "hit",
         goals: &[("read_into", 1.30), ("get + read", 1.45)],
@@ -115,6 +115,16 @@ pub(crate) const KINDS: [Kind; 17] = [
         name: "verified tree, 2,000 files",
         goals: &[("verify", 1.20)],
         measure: verified::tree,
+    },
+    Kind {
+        name: "checkpoint put, of 1,000",
+        goals: &[("put", 1.20)],
+        measure: checkpoints::put,
+    },
+    Kind {
+        name: "checkpoint looked up",
+        goals: &[],
+        measure: checkpoints::get,
     },
     Kind {
         name: "half of 100,000 collected",

@@ -3,14 +3,16 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use larder::{
-    CheckpointKey, CheckpointOptions, CheckpointStore, Deletion, Durability, ErrorKind, Put, Wait,
+    CancelToken, CheckpointKey, CheckpointOptions, CheckpointStore, Deletion, Durability,
+    ErrorKind, Put, Wait,
 };
 use proptest::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::support::{in_memory, tempdir};
+use crate::support::{chmod, in_memory, mode, tempdir};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Download {
@@ -28,6 +30,10 @@ fn key(n: u8) -> CheckpointKey {
 }
 
 fn open(path: &Path) -> CheckpointStore<Download> {
+    open_as(path)
+}
+
+fn open_as<T>(path: &Path) -> CheckpointStore<T> {
     CheckpointStore::open(path).unwrap()
 }
 
@@ -55,6 +61,10 @@ fn what_one_handle_stores_every_other_sees() {
     assert_eq!(made.unwrap().sequence, 6);
     assert_eq!(one.get(&key(1)).unwrap().unwrap().state, download(2));
     assert_eq!(one.keys().unwrap(), [key(1)]);
+    // Who has made it secret has it so.
+    chmod(&path, 0o600);
+    assert_eq!(one.put(&key(1), 7, &download(3)).unwrap(), Put::Stored);
+    assert_eq!(mode(&path), 0o600);
 }
 
 /// Two commits within a tick of the clock: the second may get the number of the file that was there before the
@@ -332,8 +342,9 @@ fn who_changes_what_he_is_changing_is_told() {
     let dir = tempdir();
     let store = open(&dir.path().join("state.json"));
     let busy = store.with_wait(Wait::TryOnce);
+    let bounded = store.with_wait(Wait::Timeout(Duration::from_secs(10)));
     let made = store.update(&key(1), |_| {
-        let nested = store.put(&key(2), 1, &download(1)).unwrap_err();
+        let nested = bounded.put(&key(2), 1, &download(1)).unwrap_err();
         assert_eq!(nested.kind(), ErrorKind::WouldDeadlock);
         assert_eq!(store.get(&key(1))?, None);
         let elsewhere = std::thread::scope(|scope| {
@@ -349,6 +360,80 @@ fn who_changes_what_he_is_changing_is_told() {
     });
     assert_eq!(made.unwrap().sequence, 1);
     assert_eq!(busy.put(&key(2), 1, &download(1)).unwrap(), Put::Stored);
+}
+
+#[test]
+fn a_wait_is_seen_bounded_and_ended() {
+    let dir = tempdir();
+    let path = dir.path().join("state.json");
+    let store = open(&path);
+    std::thread::scope(|scope| {
+        // Dropped, too, if an assertion fails, so that nobody waits for ever.
+        let (go_on, wait_for_it) = std::sync::mpsc::channel::<()>();
+        let (began, has_begun) = std::sync::mpsc::channel();
+        let holder = open(&path);
+        scope.spawn(move || {
+            let made = holder.update(&key(1), |_| {
+                began.send(()).unwrap();
+                wait_for_it.recv().unwrap();
+                Ok(download(1))
+            });
+            made.unwrap();
+        });
+        has_begun.recv().unwrap();
+        let bounded = store.with_wait(Wait::Timeout(Duration::from_millis(20)));
+        let err = bounded.put(&key(2), 1, &download(2)).unwrap_err();
+        assert_eq!((err.kind(), err.path()), (ErrorKind::Busy, Some(&*path)));
+        let token = CancelToken::new();
+        let cancelled = store.with_cancel(&token);
+        let cancelled = cancelled.with_on_wait({
+            let path = path.clone();
+            move |info| {
+                assert_eq!(info.path, path);
+                assert_eq!(info.holder.as_ref().unwrap().pid, std::process::id());
+                token.cancel();
+            }
+        });
+        let err = cancelled.delete(&key(2), 1).unwrap_err();
+        assert_eq!(err.kind(), ErrorKind::Cancelled);
+        // Nobody waits to read.
+        assert_eq!(bounded.get(&key(1)).unwrap(), None);
+        go_on.send(()).unwrap();
+        assert_eq!(store.put(&key(2), 1, &download(2)).unwrap(), Put::Stored);
+    });
+}
+
+/// The sample in the documentation of the format is one.
+#[test]
+fn the_documented_file_is_read() {
+    let text = include_str!("../../docs/format.md");
+    let sample = text.split("```json\n").nth(1).unwrap();
+    let sample = sample.split("```").next().unwrap();
+    let dir = tempdir();
+    let path = dir.path().join("state.json");
+    fs::write(&path, sample).unwrap();
+    let store = open_as::<serde_json::Value>(&path);
+    let named = CheckpointKey::of_parts([("url", "https://example.org/a"), ("kind", "download")]);
+    let found = store.get(&named).unwrap().unwrap();
+    assert_eq!((found.sequence, &found.state["done"]), (3, &4096.into()));
+    assert_eq!(store.keys().unwrap(), [named]);
+    let deleted = "e7f6c011776e8db7cd330b54174fd76f7d0216b612387a5ffcfb81e6f0919683";
+    let deleted: CheckpointKey = deleted.parse().unwrap();
+    assert_eq!(store.sequence(&deleted).unwrap(), Some(9));
+    // It is what is written, too, when the same is put again under another sequence.
+    assert_eq!(store.put(&named, 4, &found.state).unwrap(), Put::Stored);
+    let written = fs::read_to_string(&path).unwrap();
+    let written = written.replace("{\"done\":4096}", "{\"done\": 4096}");
+    let expected = sample.replace("\"sequence\": 3", "\"sequence\": 4");
+    // A deletion of that time is long forgotten.
+    assert!(!written.contains("deleted") && written.contains("\"forgotten\": 9"));
+    assert_eq!(
+        written.lines().nth(5),
+        expected
+            .lines()
+            .nth(5)
+            .map(|line| line.trim_end_matches(','))
+    );
 }
 
 // --- against a map ---

@@ -191,6 +191,9 @@ fn fail_everywhere(dir: &Path) {
             };
             assert_eq!(err.kind(), expected, "{context}");
             assert!(err.path().unwrap().starts_with(base), "{context}");
+            if calls[at] != "unlink" {
+                assert!(!base.join("state.json.new").exists(), "{context}");
+            }
             let after_the_rename = calls[..at].contains(&"rename");
             if !after_the_rename {
                 assert_eq!(fs::read(base.join("state.json")).ok(), before, "{context}");
