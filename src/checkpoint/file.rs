@@ -46,17 +46,15 @@ pub(super) struct Known {
 /// A file that was read. It is kept open: as long as it is, no other has its number.
 #[derive(Debug)]
 struct Read {
-    _file: File,
+    file: File,
     stamp: Stamp,
-    mode: u32,
 }
 
 impl Read {
     fn new(file: File, meta: &Meta) -> Self {
         Read {
-            _file: file,
+            file,
             stamp: stamp(meta),
-            mode: meta.mode,
         }
     }
 }
@@ -275,13 +273,13 @@ impl Locked<'_> {
             record,
             forget_before: seconds_now().saturating_sub(kept),
         };
-        let (text, mode) = {
+        let (text, replaced) = {
             let known = file.known();
-            (
-                known.table.render(&change),
-                known.read.as_ref().map(|read| read.mode),
-            )
+            let replaced = known.read.as_ref().map(|read| sys::fstat(&read.file));
+            (known.table.render(&change), replaced)
         };
+        let replaced = replaced.transpose();
+        let replaced = replaced.reading("look at the checkpoints", || file.at())?;
         if text.len() as u64 > MAX_BYTES {
             let why = format!(
                 "they would take {} bytes, and {MAX_BYTES} are the most; delete some",
@@ -289,7 +287,7 @@ impl Locked<'_> {
             );
             return Err(file.unusable(ErrorKind::Unsupported, why));
         }
-        let staged = self.stage(text.as_bytes(), mode);
+        let staged = self.stage(text.as_bytes(), replaced.map(|meta| meta.mode));
         let renamed = staged.and_then(|staged| {
             file.dir.rename(&file.staged_name, &file.name)?;
             Ok(staged)
