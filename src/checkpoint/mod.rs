@@ -380,7 +380,7 @@ impl<T: Serialize + DeserializeOwned> CheckpointStore<T> {
         let json = self.write(key, &state)?;
         let last = record.as_ref().map_or(0, |record| record.sequence);
         let stored = record.as_ref().and_then(Record::state);
-        if stored.is_some_and(|stored| **stored == *json) {
+        if stored.is_some_and(|stored| table::is_same(stored, &json)) {
             let sequence = last;
             return Ok(Checkpoint { sequence, state });
         }

@@ -1,6 +1,6 @@
 //! Checkpoints: what is stored is what others see, and no sequence ever goes down.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -159,6 +159,19 @@ fn nothing_is_written_when_nothing_changes() {
     );
     assert_eq!(before, (inode(), fs::read(&path).unwrap()));
     assert!(!beside(&path, ".new").exists());
+    // Neither by the order of a hash map nor by what is lost of a number.
+    let numbers = open_as::<HashMap<String, f64>>(&path);
+    let many = (1..50).map(|n| (format!("{n}"), 5e-324 + 1.0 / f64::from(n)));
+    assert_eq!(
+        numbers.put(&key(2), 1, &many.collect()).unwrap(),
+        Put::Stored
+    );
+    for _ in 0..10 {
+        let same = numbers.update(&key(2), |current| {
+            Ok(current.unwrap().into_iter().collect())
+        });
+        assert_eq!(same.unwrap().sequence, 1);
+    }
 }
 
 #[test]
