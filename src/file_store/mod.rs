@@ -213,8 +213,8 @@ impl KVFileStore {
     /// is published only if it is that.
     ///
     /// A value that is there already and has another length, or, in a sealed store, another SHA-256, is
-    /// removed and computed again. Other digests of a value that is there are not computed:
-    /// [`verify_against`](Self::verify_against) does.
+    /// computed again, and stays until that one is published in its place. Other digests of a value that is
+    /// there are not computed: [`verify_against`](Self::verify_against) does.
     ///
     /// # Errors
     ///
@@ -254,13 +254,12 @@ impl KVFileStore {
             }
             Taken::Lock(lock) => lock,
         };
-        match Found::open(root, &entry, root.options.verify)? {
-            Some(found) if found.is_admitted_by(expect) => {
-                lock.note_occupied(true);
+        if let Some(found) = Found::open(root, &entry, root.options.verify)? {
+            lock.note_occupied(true);
+            if found.is_admitted_by(expect) {
                 return Ok(Value::of(root, entry, found).with_outcome(pacer.outcome()));
             }
-            Some(_other) => drop(publish::remove_file(&lock)?),
-            None => {}
+            // It stays until there is another in its place: the expectation may be what is wrong.
         }
         lock.announce(key.label().as_deref());
         let staged = StagedFile::for_value(root)?;
@@ -287,15 +286,10 @@ impl KVFileStore {
         self.get_or_set_verified(hash, &Expect::new().digest(hash), f)
     }
 
-    /// Opens a value. One that cannot be what is expected is taken away and absent.
+    /// Opens a value. One that cannot be what is expected is absent.
     fn find(&self, entry: &EntryPath, expect: &Expect) -> Result<Option<Found>> {
-        match Found::open(&self.root, entry, self.root.options.verify)? {
-            Some(other) if !other.is_admitted_by(expect) => {
-                sealed::remove(&self.root, entry, other.id);
-                Ok(None)
-            }
-            found => Ok(found),
-        }
+        let found = Found::open(&self.root, entry, self.root.options.verify)?;
+        Ok(found.filter(|found| found.is_admitted_by(expect)))
     }
 
     /// Computes a value and publishes it, in place of one that may be there; the last one wins.

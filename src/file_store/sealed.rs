@@ -134,7 +134,7 @@ impl Opened<'_> {
 }
 
 /// Takes this file away from its key, if it is still there and nobody holds the key's lock.
-pub(super) fn remove(root: &Arc<Root>, entry: &EntryPath, damaged: FileId) {
+fn remove(root: &Arc<Root>, entry: &EntryPath, damaged: FileId) {
     if root.options.read_only {
         return;
     }

@@ -19,7 +19,7 @@ use crate::outcome::Outcome;
 use crate::publish::not_a_value;
 use crate::recency;
 use crate::root::Root;
-use crate::sys::{self, Errno, FileId, Kind, Meta, Stamp};
+use crate::sys::{self, Errno, Kind, Meta, Stamp};
 
 /// A published value, open for reading, with a position of its own.
 ///
@@ -206,7 +206,6 @@ impl Seek for Value {
 #[derive(Debug)]
 pub(super) struct Found {
     pub(super) file: File,
-    pub(super) id: FileId,
     /// Bytes of the value, which are not all of the file's if it is sealed.
     pub(super) len: u64,
     /// What a sealed value has besides its bytes.
@@ -238,12 +237,7 @@ impl Found {
                 (footer.len, Some(footer.known))
             }
         };
-        Ok(Some(Found {
-            file,
-            id: meta.id,
-            len,
-            known,
-        }))
+        Ok(Some(Found { file, len, known }))
     }
 
     /// Whether this can be the value that is meant.

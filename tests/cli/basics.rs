@@ -175,19 +175,33 @@ fn what_was_stated_of_a_value_is_checked_and_kept() {
     ];
     assert_eq!(status(store.run(command).status), 3);
     assert_eq!(status(store.run(["get", "new"]).status), 1);
-    // What is there already is not printed either, if it is something else.
-    for sealed in [&[][..], &["--sealed"]] {
-        let store = Store::new();
-        let there = [&["set"][..], sealed, &["key"]].concat();
-        assert!(store.feed(&there, b"other").status.success());
-        let asked = ["get-or-set", "key", "--sha256", of_hello, "--", "false"];
-        let asked = store.run(asked);
-        assert!(!asked.status.success(), "{asked:?}");
-        assert!(asked.stdout.is_empty(), "{asked:?}");
-    }
     for durability in ["none", "data", "full"] {
         let args = ["set", "--durability", durability, durability];
         assert!(store.feed(&args, b"v").status.success());
+    }
+}
+
+/// A typo in the digest lost the value, or made it impossible to replace.
+#[test]
+fn what_has_another_digest_stays_until_it_is_replaced() {
+    let of_hello = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
+    for sealed in [&[][..], &["--sealed"]] {
+        let store = Store::new();
+        let there = [&["set"][..], sealed, &["key"]].concat();
+        assert!(store.feed(&there, b"good").status.success());
+        let ask = |cmd: &[&str]| {
+            let asked = ["get-or-set", "key", "--sha256", of_hello, "--"];
+            store.run([&asked[..], cmd].concat())
+        };
+        for (cmd, expected) in [(&["false"][..], 1), (&["echo", "bad"], 3)] {
+            let asked = ask(cmd);
+            assert_eq!(status(asked.status), expected, "{asked:?}");
+            assert!(asked.stdout.is_empty(), "{asked:?}");
+            assert!(text(&asked.stderr).contains(" has "), "{asked:?}");
+            assert_eq!(store.ok(["get", "key"]), b"good");
+        }
+        assert_eq!(ask(&["printf", "hello"]).stdout, b"hello");
+        assert_eq!(ask(&["false"]).stdout, b"hello");
     }
 }
 

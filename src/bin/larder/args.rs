@@ -44,7 +44,8 @@ pub(crate) enum Command {
         override_usage = "larder get-or-set [OPTIONS] <KEY> -- <CMD>...",
         after_help = "CMD runs once among all processes that ask for the key; the others wait and print the\n\
                       same value. If CMD fails, nothing is stored, its status is returned, and the next who\n\
-                      waits runs his own.\n\n\
+                      waits runs his own. With --sha256, a value that is there and has another one is\n\
+                      computed again, and stays until that has succeeded.\n\n\
                       Example:\n  larder get-or-set \"weather $(date +%F)\" -- curl -fsS https://example.org/weather"
     )]
     GetOrSet(GetOrSet),

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use larder::{Expect, PathKey, Value};
+use larder::{ArtifactHash, Expect, Integrity, KVFileStore, Outcome, PathKey, Value};
 
 use crate::args::{Get, GetOrSet, Key, Rm, Set, Writing};
 use crate::command;
@@ -24,19 +24,55 @@ pub(crate) fn get_or_set(place: &Place, args: &GetOrSet) -> Result<(), Stop> {
             command::capture(&args.cmd, writer, &interrupt)
         });
     shown.clear();
-    let value = found.map_err(|err| ended(err, &interrupt))?;
-    interrupt.over();
-    if value.outcome() != larder::Outcome::Computed && args.writing.sha256.is_some() {
-        let stored = store.verify_against(args.key.bytes(), &expected(&args.writing))?;
-        if stored == Some(larder::Integrity::Damaged) {
-            return Err(anyhow::anyhow!(
-                "what is stored under {} has another digest; `larder rm` takes it away",
-                args.key.shown()
-            )
-            .into());
+    let mut computed = found.map_err(|err| ended(err, &interrupt));
+    if let (Ok(value), Some(hash)) = (&computed, &args.writing.sha256) {
+        // A store that is not sealed compares nothing with what it has.
+        if value.outcome() != Outcome::Computed && has_another_digest(&store, args)? {
+            let view = shown.files(&store, &args.waiting, &interrupt);
+            computed = compute_in_its_place(&view, args, hash, &interrupt);
+            shown.clear();
         }
     }
+    let value = match computed {
+        Err(Stop::Command(status, None)) if has_another_digest(&store, args)? => {
+            let key = args.key.shown();
+            let why =
+                format!("what is stored under {key} has another SHA-256, and stays: CMD failed");
+            return Err(Stop::Command(status, Some(why)));
+        }
+        computed => computed?,
+    };
+    interrupt.over();
     print(value)
+}
+
+/// Whether there is a value, and not the one that was meant.
+fn has_another_digest(store: &KVFileStore, args: &GetOrSet) -> Result<bool, Stop> {
+    if args.writing.sha256.is_none() {
+        return Ok(false);
+    }
+    let stored = store.verify_against(args.key.bytes(), &expected(&args.writing))?;
+    Ok(stored == Some(Integrity::Damaged))
+}
+
+fn compute_in_its_place(
+    store: &KVFileStore,
+    args: &GetOrSet,
+    hash: &ArtifactHash,
+    interrupt: &Interrupt,
+) -> Result<Value, Stop> {
+    let locked = store.lock(&args.key.labelled());
+    let lock = locked.map_err(|err| ended(err, interrupt))?;
+    // Another process may have done it meanwhile.
+    if !has_another_digest(store, args)? {
+        if let Some(value) = lock.reader()? {
+            return Ok(value.detach_unlocked());
+        }
+    }
+    let mut writer = lock.begin()?;
+    writer.expect_digest(hash)?;
+    command::capture(&args.cmd, &mut writer, interrupt)?;
+    Ok(writer.commit()?.detach_unlocked())
 }
 
 pub(crate) fn get(place: &Place, args: &Get) -> Result<(), Stop> {
