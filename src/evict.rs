@@ -6,7 +6,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::policy::GcPolicy;
-use crate::report::{GcReason, KeptReason};
+use crate::report::{Exceeded, GcReason, KeptReason};
 
 /// A time further ahead than this is from a clock that was wrong.
 const FUTURE_NANOS: i64 = 24 * 60 * 60 * 1_000_000_000;
@@ -55,37 +55,100 @@ pub(crate) struct StoreFacts {
     pub(crate) min_idle: Duration,
 }
 
+/// How much there is of something of which there is too much, and how far down it has to go.
+///
+/// It goes down to the limit in any case, and from there on to the low mark as far as it gets without
+/// going below: one large entry that reaches beyond both marks stays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Level {
+    now: u64,
+    limit: u64,
+    low: u64,
+}
+
+impl Level {
+    /// Nothing has to go.
+    const FINE: Level = Level {
+        now: 0,
+        limit: u64::MAX,
+        low: u64::MAX,
+    };
+
+    fn new(now: u64, limit: Option<u64>, percent: u8) -> Self {
+        match limit {
+            Some(limit) if now > limit => Level {
+                now,
+                limit,
+                low: part(limit, percent),
+            },
+            _ => Level::FINE,
+        }
+    }
+
+    fn asks_for(&self, bytes: u64) -> bool {
+        bytes > 0 && (self.now > self.limit || bytes <= self.now.saturating_sub(self.low))
+    }
+
+    fn note_gone(&mut self, bytes: u64) {
+        self.now = self.now.saturating_sub(bytes);
+    }
+
+    /// Something that may go stays because this does not ask for it. What was used later does not go
+    /// in its place.
+    fn note_spared(&mut self, bytes: u64) {
+        if bytes > 0 {
+            *self = Level::FINE;
+        }
+    }
+
+    fn excess(&self) -> u64 {
+        self.now.saturating_sub(self.limit)
+    }
+}
+
+/// So many per cent, rounded up, so that some of what is more than nothing is left.
+fn part(of: u64, percent: u8) -> u64 {
+    let part = (u128::from(of) * u128::from(percent)).div_ceil(100);
+    u64::try_from(part).unwrap_or(u64::MAX)
+}
+
 /// How far to go: the limits that are exceeded, with what is to be left then.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Goal {
     max_age: Option<Duration>,
-    bytes: u64,
-    entries: u64,
+    bytes: Level,
+    entries: Level,
     /// For each file system, the bytes that are still to be freed.
-    pub(crate) short: Vec<u64>,
+    short: Vec<Level>,
 }
 
 impl Goal {
     /// `free` is what each file system has.
     pub(crate) fn new(policy: &GcPolicy, candidates: &[Candidate], free: &[u64]) -> Self {
-        let percent = u64::from(policy.percent());
-        let part =
-            |of: u64| u64::try_from(u128::from(of) * u128::from(percent) / 100).unwrap_or(u64::MAX);
-        let low = |limit: Option<u64>, now: u64| match limit {
-            Some(limit) if now > limit => part(limit),
-            _ => u64::MAX,
-        };
+        let percent = policy.percent();
         let (bytes, entries) = totals(candidates);
         let short = free.iter().map(|&free| match policy.min_free_bytes {
-            Some(least) if free < least => least.saturating_add(least - part(least)) - free,
-            _ => 0,
+            Some(least) if free < least => {
+                let more = least - part(least, percent);
+                Level {
+                    now: (least - free).saturating_add(more),
+                    limit: more,
+                    low: 0,
+                }
+            }
+            _ => Level::FINE,
         });
         Goal {
             max_age: policy.max_age,
-            bytes: low(policy.max_size_bytes, bytes),
-            entries: low(policy.max_entries, entries),
+            bytes: Level::new(bytes, policy.max_size_bytes, percent),
+            entries: Level::new(entries, policy.max_entries, percent),
             short: short.collect(),
         }
+    }
+
+    /// So much came back to a file system.
+    pub(crate) fn note_freed(&mut self, volume: usize, bytes: u64) {
+        self.short[volume].note_gone(bytes);
     }
 }
 
@@ -113,6 +176,53 @@ pub(crate) enum Verdict {
     Keep(KeptReason),
 }
 
+/// What is too far ahead to be true counts as the oldest.
+fn last_use(candidate: &Candidate, now: i64) -> i64 {
+    if candidate.used > now.saturating_add(FUTURE_NANOS) {
+        i64::MIN
+    } else {
+        candidate.used
+    }
+}
+
+fn is_within(used: i64, time: Duration, now: i64) -> bool {
+    let time = i64::try_from(time.as_nanos()).unwrap_or(i64::MAX);
+    now.saturating_sub(used) < time
+}
+
+/// The limits that do not hold, once all was done that could be.
+pub(crate) fn exceeded(
+    candidates: &[Candidate],
+    goal: &Goal,
+    policy: &GcPolicy,
+    now: SystemTime,
+) -> Vec<Exceeded> {
+    let now = nanos(now);
+    let is_old = |one: &&Candidate| {
+        let is_there = one.state != State::Gone;
+        is_there
+            && goal
+                .max_age
+                .is_some_and(|age| !is_within(last_use(one, now), age, now))
+    };
+    let (bytes, entries) = totals(candidates);
+    let over = |now: u64, limit: Option<u64>| limit.map_or(0, |limit| now.saturating_sub(limit));
+    let limits = [
+        (
+            GcReason::Age,
+            candidates.iter().filter(is_old).count() as u64,
+        ),
+        (GcReason::Size, over(bytes, policy.max_size_bytes)),
+        (GcReason::Entries, over(entries, policy.max_entries)),
+        (
+            GcReason::FreeSpace,
+            goal.short.iter().map(Level::excess).sum(),
+        ),
+    ];
+    let exceeded = limits.into_iter().filter(|&(_, by)| by > 0);
+    exceeded.map(|(limit, by)| Exceeded { limit, by }).collect()
+}
+
 /// What is due, the least recently used first: what is to be removed until the goal is reached, and what
 /// would have been if it might.
 pub(crate) fn plan(
@@ -122,47 +232,43 @@ pub(crate) fn plan(
     now: SystemTime,
 ) -> Vec<Step> {
     let now = nanos(now);
-    let oldest_if_ahead = |used: i64| {
-        if used > now.saturating_add(FUTURE_NANOS) {
-            i64::MIN
-        } else {
-            used
-        }
-    };
-    let is_within = |used: i64, time: Duration| {
-        let time = i64::try_from(time.as_nanos()).unwrap_or(i64::MAX);
-        now.saturating_sub(used) < time
-    };
-    let (mut bytes, mut entries) = totals(candidates);
-    let mut short = goal.short.clone();
+    let mut goal = goal.clone();
+    (goal.bytes.now, goal.entries.now) = totals(candidates);
     #[allow(clippy::cast_possible_truncation)] // more than 2^32 of them would not fit into memory
     let mut order: Vec<u32> = (0..candidates.len() as u32).collect();
-    order.sort_unstable_by_key(|&index| (oldest_if_ahead(candidates[index as usize].used), index));
+    order.sort_unstable_by_key(|&index| (last_use(&candidates[index as usize], now), index));
     let mut steps = Vec::new();
     for index in order {
         let candidate = &candidates[index as usize];
-        let used = oldest_if_ahead(candidate.used);
+        let used = last_use(candidate, now);
         let store = &stores[usize::from(candidate.store)];
-        let missing = &mut short[store.volume];
-        let reason = if goal.max_age.is_some_and(|age| !is_within(used, age)) {
+        let short = &mut goal.short[store.volume];
+        let reason = if goal.max_age.is_some_and(|age| !is_within(used, age, now)) {
             GcReason::Age
-        } else if bytes > goal.bytes {
+        } else if goal.bytes.asks_for(candidate.bytes) {
             GcReason::Size
-        } else if entries > goal.entries {
+        } else if goal.entries.asks_for(1) {
             GcReason::Entries
-        } else if *missing > 0 && candidate.frees > 0 {
+        } else if short.asks_for(candidate.frees) {
             GcReason::FreeSpace
         } else {
+            if candidate.state == State::Loose && !is_within(used, store.min_idle, now) {
+                goal.bytes.note_spared(candidate.bytes);
+                goal.entries.note_spared(1);
+                short.note_spared(candidate.frees);
+            }
             continue;
         };
         let verdict = match candidate.state {
             State::Settled | State::Gone => continue,
             State::Pinned => Verdict::Keep(KeptReason::Pinned),
-            State::Loose if is_within(used, store.min_idle) => Verdict::Keep(KeptReason::TooRecent),
+            State::Loose if is_within(used, store.min_idle, now) => {
+                Verdict::Keep(KeptReason::TooRecent)
+            }
             State::Loose => {
-                bytes = bytes.saturating_sub(candidate.bytes);
-                entries -= 1;
-                *missing = missing.saturating_sub(candidate.frees);
+                goal.bytes.note_gone(candidate.bytes);
+                goal.entries.note_gone(1);
+                short.note_gone(candidate.frees);
                 Verdict::Remove(reason)
             }
         };
@@ -231,12 +337,6 @@ mod tests {
         },
     ];
 
-    /// Whether nothing more has to go, with all that is gone gone.
-    fn holds(candidates: &[Candidate], goal: &Goal, short: &[i128]) -> bool {
-        let (bytes, entries) = totals(candidates);
-        bytes <= goal.bytes && entries <= goal.entries && short.iter().all(|&short| short <= 0)
-    }
-
     fn age(candidate: &Candidate) -> i64 {
         match (NOW - candidate.used) / SECOND {
             age if age < -86_400 => i64::MAX / SECOND,
@@ -244,30 +344,57 @@ mod tests {
         }
     }
 
-    /// Takes the oldest that may go, one at a time, until nothing more has to.
-    fn oracle(candidates: &[Candidate], goal: &Goal) -> BTreeSet<u32> {
+    /// Takes the oldest that may go, one at a time, as long as a limit is exceeded, and then as long as
+    /// what is left is at least the low mark. What stays is the last that a limit is asked about.
+    fn oracle(policy: &GcPolicy, candidates: &[Candidate], free: &[u64; 2]) -> BTreeSet<u32> {
         let mut left = candidates.to_vec();
+        let mut free = free.map(i128::from);
+        let low = |limit: i128| (limit * i128::from(policy.percent()) + 99) / 100;
+        // Of each limit: how much there is, the limit, the low mark. Of free space, what is missing.
+        let levels = |left: &[Candidate], free: &[i128; 2]| {
+            let (bytes, entries) = totals(left);
+            let below = |now: u64, limit: Option<u64>| {
+                limit.map(|limit| (now.into(), limit.into(), low(limit.into())))
+            };
+            let missing = |free: i128| {
+                let least = policy.min_free_bytes.map(i128::from);
+                least.map(|least| (-free, -least, low(least) - 2 * least))
+            };
+            [
+                below(bytes, policy.max_size_bytes),
+                below(entries, policy.max_entries),
+                missing(free[0]),
+                missing(free[1]),
+            ]
+        };
+        let at_first = levels(&left, &free);
+        let mut asks = at_first.map(|level| level.is_some_and(|(now, limit, _)| now > limit));
         let mut gone = BTreeSet::new();
-        let mut short: Vec<i128> = goal.short.iter().map(|&short| short.into()).collect();
         let mut order: Vec<u32> = (0..).take(left.len()).collect();
         order.sort_by_key(|&n| std::cmp::Reverse(age(&left[n as usize])));
         for n in order {
             let one = left[n as usize];
             let store = STORES[usize::from(one.store)];
-            let aged = goal
-                .max_age
-                .is_some_and(|most| age(&one) >= most.as_secs() as i64);
-            let mut of_its_own = vec![0; 2];
-            of_its_own[store.volume] = if one.frees > 0 {
-                short[store.volume]
-            } else {
-                0
-            };
-            let is_free = one.state == State::Loose && age(&one) >= store.min_idle.as_secs() as i64;
-            if is_free && (aged || !holds(&left, goal, &of_its_own)) {
+            if one.state != State::Loose || age(&one) < store.min_idle.as_secs() as i64 {
+                continue;
+            }
+            let mut parts = [i128::from(one.bytes), 1, 0, 0];
+            parts[2 + store.volume] = one.frees.into();
+            let levels = levels(&left, &free);
+            let is_wanted = (0..4).any(|which| match levels[which] {
+                Some((now, limit, low)) => {
+                    let part = parts[which];
+                    asks[which] && part > 0 && (now > limit || now - part >= low)
+                }
+                None => false,
+            });
+            let most = policy.max_age.map(|most| most.as_secs() as i64);
+            if is_wanted || most.is_some_and(|most| age(&one) >= most) {
                 left[n as usize].state = State::Gone;
-                short[store.volume] -= i128::from(one.frees);
+                free[store.volume] += i128::from(one.frees);
                 gone.insert(n);
+            } else {
+                (0..4).for_each(|which| asks[which] &= parts[which] == 0);
             }
         }
         gone
@@ -294,7 +421,7 @@ mod tests {
             let gone = removed(&steps);
             let distinct: BTreeSet<u32> = gone.iter().copied().collect();
             prop_assert_eq!(distinct.len(), gone.len());
-            prop_assert_eq!(distinct, oracle(&candidates, &goal));
+            prop_assert_eq!(distinct, oracle(&policy, &candidates, &free));
             for pair in gone.windows(2) {
                 prop_assert!(age(&candidates[pair[0] as usize]) >= age(&candidates[pair[1] as usize]));
             }
@@ -314,8 +441,7 @@ mod tests {
                     Verdict::Keep(_) => one.state = State::Settled,
                     Verdict::Remove(_) => {
                         one.state = State::Gone;
-                        let short = &mut goal.short[STORES[usize::from(one.store)].volume];
-                        *short = short.saturating_sub(one.frees);
+                        goal.note_freed(STORES[usize::from(one.store)].volume, one.frees);
                     }
                 }
             }
@@ -347,15 +473,52 @@ mod tests {
         let ten: Vec<Candidate> = (0..10).map(|n| entry(n, 10)).collect();
         let at_limit = GcPolicy::default().max_size(100).max_entries(10);
         assert_eq!(planned(&ten, &at_limit, 0), []);
-        let over = GcPolicy::default().max_size(99);
+        let hundred: Vec<Candidate> = (0..100).map(|n| entry(n, 1)).collect();
         let size = Verdict::Remove(GcReason::Size);
-        assert_eq!(planned(&ten, &over, 0), [(9, size), (8, size)]);
+        let over = GcPolicy::default().max_entries(10);
+        assert_eq!(planned(&hundred, &over, 0).len(), 91);
+        let over = GcPolicy::default().max_size(99);
+        assert_eq!(planned(&hundred, &over, 0).len(), 10);
         let exact = GcPolicy::default().max_size(99).stop_at_percent(100);
         assert_eq!(planned(&ten, &exact, 0), [(9, size)]);
         let free = GcPolicy::default().min_free(100);
         let space = Verdict::Remove(GcReason::FreeSpace);
-        assert_eq!(planned(&ten, &free, 95), [(9, space), (8, space)]);
+        assert_eq!(planned(&hundred, &free, 95).len(), 15);
+        assert_eq!(planned(&ten, &free, 90), [(9, space), (8, space)]);
         assert_eq!(planned(&ten, &free, 100), []);
+    }
+
+    /// Of ten entries under a limit of one, none was left; of two that each took nearly all that there was
+    /// room for, neither.
+    #[test]
+    fn what_fits_under_a_limit_stays_even_if_the_low_mark_is_below_it() {
+        let ten: Vec<Candidate> = (0..10).map(|n| entry(n, 10)).collect();
+        for (limit, left) in [(0, 0), (1, 1), (3, 3), (9, 9), (10, 10)] {
+            let policy = GcPolicy::default().max_entries(limit);
+            assert_eq!(planned(&ten, &policy, 0).len(), 10 - left, "{limit}");
+        }
+        let two = [entry(0, 977), entry(1, 977)];
+        let size = Verdict::Remove(GcReason::Size);
+        let policy = GcPolicy::default().max_size(1000);
+        assert_eq!(planned(&two, &policy, 0), [(1, size)]);
+        // The large one stays, and the small one that was used after it does too.
+        let three = [entry(0, 10), entry(1, 950), entry(2, 100)];
+        assert_eq!(planned(&three, &policy, 0), [(2, size)]);
+    }
+
+    #[test]
+    fn what_does_not_hold_in_the_end_is_told() {
+        let mut three: Vec<Candidate> = (0..3).map(|n| entry(10 * n, 10)).collect();
+        three[1].state = State::Gone;
+        three[2].state = State::Pinned;
+        let policy = GcPolicy::default().max_size(15).max_entries(2);
+        let policy = policy.min_free(100).max_age(Duration::from_secs(20));
+        let mut goal = Goal::new(&policy, &three, &[90, 100]);
+        goal.note_freed(0, 3);
+        let told = exceeded(&three, &goal, &policy, now());
+        let told: Vec<_> = told.iter().map(|one| (one.limit, one.by)).collect();
+        use GcReason::{Age, FreeSpace, Size};
+        assert_eq!(told, [(Age, 1), (Size, 5), (FreeSpace, 7)]);
     }
 
     #[test]

@@ -314,6 +314,8 @@ impl Collection<'_> {
         loop {
             let steps = evict::plan(&self.scan.candidates, &goal, &stores, now);
             if steps.is_empty() {
+                let scanned = &self.scan.candidates;
+                self.report.exceeded = evict::exceeded(scanned, &goal, self.policy, now);
                 return Ok(());
             }
             let is_removal = |step: &&evict::Step| matches!(step.verdict, Verdict::Remove(_));
@@ -329,11 +331,13 @@ impl Collection<'_> {
                 };
                 self.scan.candidates[index].state = match fate {
                     Ok(Fate::Gone) => {
-                        let short = &mut goal.short[stores[usize::from(store)].volume];
-                        *short = short.saturating_sub(frees);
+                        goal.note_freed(stores[usize::from(store)].volume, frees);
                         State::Gone
                     }
                     Ok(Fate::Kept(reason)) => {
+                        if reason == KeptReason::Changed {
+                            self.scan.candidates[index].used = evict::nanos(now); // not too old
+                        }
                         self.report.keep(root, entry.value(), reason);
                         State::Settled
                     }

@@ -149,7 +149,7 @@ pub use options::{Barrier, Durability, StoreOptions, Verify};
 pub use outcome::{Integrity, Outcome};
 pub use pins::Pin;
 pub use policy::GcPolicy;
-pub use report::{GcProgress, GcReason, GcReport, Kept, KeptReason, Removed};
+pub use report::{Exceeded, GcProgress, GcReason, GcReport, Kept, KeptReason, Removed};
 pub use stats::Stats;
 
 /// For this crate's own tests and fuzz targets.

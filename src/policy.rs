@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::report::GcProgress;
 
-/// Once over a limit, a collection goes on to this part of it, unless told otherwise.
+/// Once over a limit, a collection goes on towards this part of it, unless told otherwise.
 const STOP_AT_PERCENT: u8 = 90;
 
 /// What a collection is to keep a store within, and what it must leave alone.
@@ -82,8 +82,12 @@ impl GcPolicy {
         self
     }
 
-    /// Once over the limit for size or entries, go on to this many per cent of it (90 by default), so that
-    /// the next collection is not due at once; and free as much more than `min_free`. At most 100.
+    /// Once over the limit for size or entries, go on towards this many per cent of it (90 by default,
+    /// rounded up), so that the next collection is not due at once; and free as much more than `min_free`.
+    /// At most 100.
+    ///
+    /// As soon as the limit holds, an entry goes only if what is left is not less than that: a cache of
+    /// one large value does not become an empty one.
     pub fn stop_at_percent(mut self, percent: u8) -> Self {
         self.stop_at_percent = Some(percent.min(100));
         self

@@ -35,6 +35,8 @@ pub struct GcReport {
     pub kept: Vec<Kept>,
     /// How many there are of those, if they are more.
     pub kept_count: u64,
+    /// The limits that do not hold all the same, because of what was kept; in a dry run, that would not.
+    pub exceeded: Vec<Exceeded>,
     /// What a sweep would give back, of which a dry run has to know.
     pub(crate) would_sweep_bytes: u64,
     /// What a sweep may meet a second time.
@@ -65,6 +67,16 @@ pub enum GcReason {
     Entries,
     /// [`GcPolicy::min_free`](crate::GcPolicy::min_free).
     FreeSpace,
+}
+
+/// A limit that does not hold after a collection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Exceeded {
+    /// Which.
+    pub limit: GcReason,
+    /// By how much: bytes for size and free space, entries for their number and age.
+    pub by: u64,
 }
 
 /// Something that a collection kept although it was to go.
