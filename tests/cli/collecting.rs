@@ -1,6 +1,6 @@
 //! `gc` and pins.
 
-use crate::support::{Store, status, text};
+use crate::support::{Nobody, Store, status, text};
 
 /// Three values of 1 MiB, the first two of them not used for long.
 fn filled() -> Store {
@@ -35,11 +35,88 @@ fn what_a_dry_run_says_is_what_goes() {
     assert_eq!(not_due, serde_json::json!({ "due": false }));
     let told = text(&store.ok(["gc", "--max-entries", "0"]));
     assert!(
-        told.contains("just used") && told.contains("removed 0 of 1 entries"),
+        told.contains("kept 1: 1 just used") && told.contains("removed 0 of 1 entry"),
         "{told}"
     );
     let told = text(&store.ok(["gc", "--max-size", "0", "--min-idle", "0s"]));
     assert!(told.contains("over the size, 1.0MiB"), "{told}");
+}
+
+/// It said nothing of a limit that did not hold, and named everything that had just been used.
+#[test]
+fn a_limit_that_does_not_hold_is_told() {
+    let store = filled();
+    for key in ["pinned", "also pinned"] {
+        store.feed(&["set", key], b"v");
+        store.ok(["pin", key]);
+    }
+    let gc = ["gc", "--max-entries", "1", "--max-size", "10GiB"];
+    let told = text(&store.ok(gc));
+    assert!(told.contains("kept 3: 1 just used, 2 pinned\n"), "{told}");
+    assert!(
+        told.ends_with("not within the limits: 2 entries too many\n"),
+        "{told}"
+    );
+    let verbose = text(&store.ok(gc.iter().chain(&["-v"])));
+    assert_eq!(verbose.matches(": pinned\n").count(), 2, "{verbose}");
+    let report = store.json(gc.iter().chain(&["--json"]));
+    assert_eq!(report["due"], true);
+    assert_eq!(report["within_limits"], false);
+    assert_eq!(report["exceeded"][0]["by"], 2, "{report}");
+    let within = store.json(["gc", "--max-entries", "9", "--json"]);
+    assert_eq!(within["within_limits"], true, "{within}");
+}
+
+/// Of two values of nearly the whole limit, none was left, nor of ten under a limit of one.
+#[test]
+fn what_fits_under_a_limit_stays() {
+    let store = Store::new();
+    for n in 0..10 {
+        store.feed(&["set", &n.to_string()], &vec![b'v'; 900 << 10]);
+    }
+    let gc = |more: &[&str]| {
+        let report = store.json([&["gc", "--min-idle", "0", "--json"], more].concat());
+        report["examined"].as_u64().unwrap() - report["removed"].as_u64().unwrap()
+    };
+    assert_eq!(gc(&["--max-size", "5MiB", "--stop-at-percent", "50"]), 3);
+    assert_eq!(gc(&["--max-size", "1000KiB", "--dry-run"]), 1);
+    assert_eq!(gc(&["--max-entries", "1"]), 1);
+}
+
+/// What of it a user may not remove is passed over, but not all of it in silence.
+#[test]
+fn who_may_remove_nothing_is_told() {
+    let Some(nobody) = Nobody::new("who_may_remove_nothing_is_told") else {
+        return;
+    };
+    let store = &nobody.store;
+    store.feed(&["set", "key"], b"v");
+    for args in [
+        &["gc", "--max-entries", "0", "--min-idle", "0"][..],
+        &["clear"],
+    ] {
+        let output = nobody.run(args);
+        assert_eq!(status(output.status), 3, "{output:?}");
+        assert!(
+            text(&output.stderr).contains("may be removed"),
+            "{output:?}"
+        );
+    }
+}
+
+#[test]
+fn a_dry_run_of_clearing_and_sweeping_takes_nothing() {
+    let store = filled();
+    store.ok(["pin", "new"]);
+    let left = store.base().join("tmp/f-0123456789");
+    std::fs::write(&left, "half a value").unwrap();
+    let would = store.json(["clear", "--dry-run", "--json"]);
+    assert_eq!(would["removed"], 2, "{would}");
+    let would = text(&store.ok(["sweep", "--dry-run"]));
+    let really = text(&store.ok(["sweep"]));
+    assert_eq!(would.replace("would sweep", "swept"), really);
+    let cleared = store.json(["clear", "--json"]);
+    assert_eq!(cleared["removed"], 2, "{cleared}");
 }
 
 #[test]
@@ -60,7 +137,7 @@ fn what_is_pinned_stays() {
     assert!(text(&store.ok(["ls"])).contains("  pinned  "));
     let told = text(&store.ok(["gc", "--max-age", "30d"]));
     assert!(
-        told.contains(": pinned\n") && told.contains("removed 1 of 3"),
+        told.contains("kept 1: 1 pinned\n") && told.contains("removed 1 of 3"),
         "{told}"
     );
     store.ok(["clear"]);

@@ -1,10 +1,8 @@
 //! What cannot be: each is an error that says so, and nothing is made.
 
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use crate::support::{LARDER, Store, status, text};
+use crate::support::{LARDER, Nobody, Store, set_mode, status, text};
 
 #[test]
 fn sizes_and_ages_that_are_none_are_told_what_is_accepted() {
@@ -109,37 +107,17 @@ fn a_store_of_the_other_kind_says_which_commands_it_has() {
 
 #[test]
 fn who_may_not_is_told() {
-    if !rustix::process::geteuid().is_root() {
-        println!("SKIPPED who_may_not_is_told: needs root");
+    let Some(nobody) = Nobody::new("who_may_not_is_told") else {
         return;
-    }
-    let store = Store::new();
-    store.feed(&["set", "key"], b"v");
-    // Where another user reaches it. Another process copies it: whatever this one starts meanwhile would
-    // hold it open for writing, and it could not be run.
-    let binary = store.beside("larder");
-    let copied = Command::new("cp")
-        .arg(LARDER)
-        .arg(&binary)
-        .status()
-        .unwrap();
-    assert!(copied.success());
-    let mode =
-        |path, mode| std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
-    mode(binary.parent().unwrap(), 0o755);
-    mode(&store.base(), 0o700);
+    };
+    nobody.store.feed(&["set", "key"], b"v");
+    set_mode(&nobody.store.base(), 0o700);
     for args in [
         &["get", "key"][..],
         &["ls"],
         &["get-or-set", "k", "--", "true"],
     ] {
-        let output = Command::new(&binary)
-            .args(args)
-            .env("LARDER_STORE", store.base())
-            .uid(65534)
-            .gid(65534)
-            .output()
-            .unwrap();
+        let output = nobody.run(args);
         assert_eq!(status(output.status), 3, "{output:?}");
         assert!(
             text(&output.stderr).contains("Permission denied"),

@@ -4,7 +4,8 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
@@ -129,6 +130,41 @@ impl Store {
             waiting.any(|waits| *waits == pid)
         });
     }
+}
+
+/// Another user, with a store that is not his, where he can reach it.
+pub(crate) struct Nobody {
+    pub(crate) store: Store,
+    binary: PathBuf,
+}
+
+impl Nobody {
+    /// `None` where this user cannot become another; then the test says that it was skipped.
+    pub(crate) fn new(test: &str) -> Option<Self> {
+        if !rustix::process::geteuid().is_root() {
+            println!("SKIPPED {test}: needs root");
+            return None;
+        }
+        let store = Store::new();
+        let binary = store.beside("larder");
+        // Another process copies it: whatever this one starts meanwhile would hold it open for writing,
+        // and it could not be run.
+        let copied = Command::new("cp").arg(LARDER).arg(&binary).status();
+        assert!(copied.unwrap().success());
+        set_mode(store.dir.path(), 0o755);
+        Some(Nobody { store, binary })
+    }
+
+    pub(crate) fn run<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Output {
+        let mut command = Command::new(&self.binary);
+        command.args(args).uid(65534).gid(65534);
+        self.store.equip(&mut command);
+        command.output().unwrap()
+    }
+}
+
+pub(crate) fn set_mode(path: &Path, mode: u32) {
+    std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
 }
 
 /// What a terminal shows, as it comes.

@@ -76,7 +76,11 @@ pub(crate) enum Command {
     Locks(List),
     /// Removes what was not used for longest, until the limits hold.
     #[command(
-        after_help = "What is leased, locked, pinned, or was used in the last two hours stays; see --min-idle.\n\n\
+        after_help = "What is leased, locked, pinned, or was used in the last two hours stays; see --min-idle. If a\n\
+                      limit does not hold because of that, the last line says by how much, and the status is 0;\n\
+                      it is 3 if nothing at all may be removed by this user.\n\n\
+                      Once over a limit it goes on towards 90 % of it, so that the next run has nothing to do,\n\
+                      and stops before an entry that would leave less; see --stop-at-percent.\n\n\
                       Example:\n  larder gc --max-age 30d --max-size 10GiB --min-free 5GiB --dry-run\n  \
                       larder gc --max-size 10GiB --if-due 1d"
     )]
@@ -96,9 +100,9 @@ pub(crate) enum Command {
     )]
     Check(Check),
     /// Removes what killed processes left behind, and no value.
-    Sweep(List),
+    Sweep(Clear),
     /// Removes every value that is neither in use nor pinned.
-    Clear(List),
+    Clear(Clear),
     /// Prints a completion script for a shell.
     #[command(
         after_help = "Example:\n  larder completions bash > ~/.local/share/bash-completion/completions/larder"
@@ -351,7 +355,7 @@ pub(crate) struct Gc {
     #[arg(long, value_name = "SIZE", value_parser = units::size, allow_hyphen_values = true)]
     pub(crate) max_size: Option<u64>,
     /// How many entries there may be.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = units::entries, allow_hyphen_values = true)]
     pub(crate) max_entries: Option<u64>,
     /// How much is to be free on the file system.
     #[arg(long, value_name = "SIZE", value_parser = units::size, allow_hyphen_values = true)]
@@ -359,7 +363,10 @@ pub(crate) struct Gc {
     /// Keeps what was used within this time, whatever the limits say [default: 2h].
     #[arg(long, value_name = "TIME", value_parser = units::age, allow_hyphen_values = true)]
     pub(crate) min_idle: Option<Duration>,
-    /// Does nothing if a collection ended within this time.
+    /// Goes on to this part of an exceeded limit [default: 90].
+    #[arg(long, value_name = "PERCENT", value_parser = units::percent, allow_hyphen_values = true)]
+    pub(crate) stop_at_percent: Option<u8>,
+    /// Does nothing if a collection ended within this time. A new store counts as collected.
     #[arg(long, value_name = "TIME", value_parser = units::age, allow_hyphen_values = true)]
     pub(crate) if_due: Option<Duration>,
     /// Says what would be removed, and removes nothing.
@@ -368,7 +375,26 @@ pub(crate) struct Gc {
     #[command(flatten)]
     pub(crate) waiting: Waiting,
     #[command(flatten)]
+    pub(crate) told: Told,
+}
+
+/// How much is told of what was removed and kept.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Told {
+    /// Says of everything that was kept why, not only how much that was.
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
+    #[command(flatten)]
     pub(crate) list: List,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Clear {
+    /// Says what would be removed, and removes nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) told: Told,
 }
 
 #[derive(Debug, clap::Args)]

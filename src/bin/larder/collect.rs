@@ -1,10 +1,12 @@
 //! What removes without being told a key.
 
-use larder::{GcPolicy, GcProgress, GcReason, GcReport, KeptReason};
+use std::time::Duration;
+
+use larder::{Exceeded, GcPolicy, GcProgress, GcReason, GcReport, KeptReason};
 use serde_json::json;
 
-use crate::args::{Gc, List};
-use crate::output;
+use crate::args::{Clear, Gc, Told};
+use crate::output::{self, count};
 use crate::stop::Stop;
 use crate::store::{Place, WaitShown, either};
 use crate::units::show_size;
@@ -25,11 +27,50 @@ pub(crate) fn gc(place: &Place, args: &Gc) -> Result<(), Stop> {
     });
     waiting.clear();
     progress.finish_and_clear();
-    match report? {
-        Some(report) => print(&report, args.dry_run, args.list.json),
-        None if args.list.json => output::json(&json!({ "due": false })),
-        None => output::line("not due"),
+    let Some(report) = report? else {
+        return match args.told.list.json {
+            true => output::json(&json!({ "due": false })),
+            false => output::line("not due"),
+        };
+    };
+    if args.told.list.json {
+        let mut object = as_json(&report, args.dry_run);
+        object["due"] = json!(true);
+        object["within_limits"] = json!(report.exceeded.is_empty());
+        let exceeded = report.exceeded.iter();
+        let exceeded = exceeded.map(|one| json!({ "limit": limit(one.limit), "by": one.by }));
+        object["exceeded"] = exceeded.collect();
+        output::json(&object)?;
+    } else {
+        print(&report, args.dry_run, &args.told)?;
+        let exceeded: Vec<String> = report.exceeded.iter().map(describe_excess).collect();
+        if !exceeded.is_empty() {
+            output::line(&format!("not within the limits: {}", exceeded.join(", ")))?;
+        }
     }
+    check_permitted(&report)
+}
+
+fn describe_excess(exceeded: &Exceeded) -> String {
+    let by = exceeded.by;
+    match exceeded.limit {
+        GcReason::Age => format!("{} too old", count(by, "entry", "entries")),
+        GcReason::Size => format!("{} over the size", show_size(by)),
+        GcReason::Entries => format!("{} too many", count(by, "entry", "entries")),
+        GcReason::FreeSpace => format!("{} of free space missing", show_size(by)),
+        other => format!("{by} {}", limit(other)),
+    }
+}
+
+/// That some of it is another user's is no error. That all of it is, is one.
+fn check_permitted(report: &GcReport) -> Result<(), Stop> {
+    let mut kept = report.kept.iter();
+    let none = kept.all(|kept| kept.reason == KeptReason::NotPermitted);
+    if none && report.kept_count > 0 && report.removed + report.swept == 0 {
+        let why = "nothing there may be removed by this user; run this as the store's owner";
+        return Err(anyhow::anyhow!(why).into());
+    }
+    Ok(())
 }
 
 fn policy(args: &Gc) -> Result<GcPolicy, Stop> {
@@ -50,6 +91,9 @@ fn policy(args: &Gc) -> Result<GcPolicy, Stop> {
     if let Some(idle) = args.min_idle {
         policy = policy.min_idle(idle);
     }
+    if let Some(percent) = args.stop_at_percent {
+        policy = policy.stop_at_percent(percent);
+    }
     if limits == 0 {
         let why = "what is the limit? Say --max-age, --max-size, --max-entries or --min-free";
         return Err(Stop::Usage(why.to_owned()));
@@ -65,43 +109,86 @@ fn describe(at: &GcProgress<'_>) -> String {
     format!("removed {} of {}, {freed} freed", at.removed, at.planned)
 }
 
-pub(crate) fn sweep(place: &Place, args: &List) -> Result<(), Stop> {
-    let report = either!(place.any()?, store => store.sweep()?);
-    print(&report, false, args.json)
-}
-
-pub(crate) fn clear(place: &Place, args: &List) -> Result<(), Stop> {
-    let report = either!(place.any()?, store => store.clear()?);
-    print(&report, false, args.json)
-}
-
-fn print(report: &GcReport, dry_run: bool, json: bool) -> Result<(), Stop> {
-    if json {
-        return output::json(&as_json(report, dry_run));
+pub(crate) fn sweep(place: &Place, args: &Clear) -> Result<(), Stop> {
+    let store = place.any()?;
+    let nothing_else = GcPolicy::default().dry_run(true);
+    let report = match args.dry_run {
+        true => either!(store, store => store.gc(&nothing_else)?),
+        false => either!(store, store => store.sweep()?),
+    };
+    if args.told.list.json {
+        output::json(&as_json(&report, args.dry_run))?;
+    } else {
+        print_kept(&report, &args.told)?;
+        let swept = if args.dry_run { "would sweep" } else { "swept" };
+        output::line(&format!("{swept} {}", leftovers(&report)))?;
     }
+    check_permitted(&report)
+}
+
+pub(crate) fn clear(place: &Place, args: &Clear) -> Result<(), Stop> {
+    let store = place.any()?;
+    let everything = GcPolicy::default().max_entries(0).min_idle(Duration::ZERO);
+    let report = match args.dry_run {
+        true => either!(store, store => store.gc(&everything.dry_run(true))?),
+        false => either!(store, store => store.clear()?),
+    };
+    match args.told.list.json {
+        true => output::json(&as_json(&report, args.dry_run))?,
+        false => print(&report, args.dry_run, &args.told)?,
+    }
+    check_permitted(&report)
+}
+
+fn print(report: &GcReport, dry_run: bool, told: &Told) -> Result<(), Stop> {
     let (would, freed) = match dry_run {
         true => ("would remove", "free"),
         false => ("removed", "freed"),
     };
     for removed in &report.removed_entries {
         let path = output::printable(&removed.path.to_string_lossy());
-        let size = show_size(removed.freed_bytes);
-        output::line(&format!(
-            "{would} {path}: {}, {size}",
-            limit(removed.reason)
-        ))?;
+        let (why, size) = (limit(removed.reason), show_size(removed.freed_bytes));
+        output::line(&format!("{would} {path}: {why}, {size}"))?;
     }
-    for kept in &report.kept {
-        let path = output::printable(&kept.path.to_string_lossy());
-        output::line(&format!("kept {path}: {}", reason(kept.reason)))?;
-    }
+    print_kept(report, told)?;
     output::line(&format!(
-        "{would} {} of {} entries, {freed} {}; swept {} leftovers",
+        "{would} {} of {}, {freed} {}; swept {}",
         report.removed,
-        report.examined,
+        count(report.examined, "entry", "entries"),
         show_size(report.freed_bytes),
-        report.swept,
+        leftovers(report),
     ))
+}
+
+/// A count for each reason: of what is just used there can be any number.
+fn print_kept(report: &GcReport, told: &Told) -> Result<(), Stop> {
+    let mut counts: Vec<(&str, u64)> = Vec::new();
+    for kept in &report.kept {
+        let why = reason(kept.reason);
+        if told.verbose {
+            let path = output::printable(&kept.path.to_string_lossy());
+            output::line(&format!("kept {path}: {why}"))?;
+        }
+        match counts.iter_mut().find(|(known, _)| *known == why) {
+            Some((_, count)) => *count += 1,
+            None => counts.push((why, 1)),
+        }
+    }
+    // Beyond these, a report only counts.
+    let listed = report.kept.len() as u64;
+    if report.kept_count > listed {
+        counts.push(("more", report.kept_count - listed));
+    }
+    if counts.is_empty() {
+        return Ok(());
+    }
+    let counts = counts.iter().map(|(why, count)| format!("{count} {why}"));
+    let counts = counts.collect::<Vec<_>>().join(", ");
+    output::line(&format!("kept {}: {counts}", report.kept_count))
+}
+
+fn leftovers(report: &GcReport) -> String {
+    count(report.swept, "leftover", "leftovers")
 }
 
 fn as_json(report: &GcReport, dry_run: bool) -> serde_json::Value {

@@ -97,6 +97,11 @@ fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner())
 }
 
+/// `1 entry`, `2 entries`.
+pub(crate) fn count(n: u64, one: &str, more: &str) -> String {
+    format!("{n} {}", if n == 1 { one } else { more })
+}
+
 /// A path or label with nothing in it that a terminal would obey.
 pub(crate) fn printable(text: &str) -> String {
     text.chars()

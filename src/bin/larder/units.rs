@@ -5,8 +5,8 @@
 use std::time::{Duration, SystemTime};
 
 const SIZE_HELP: &str = "a size is a number and B, K, M, G or T (KiB, MiB, … are the same; kB, MB, GB and \
-                         TB are powers of 1000), as in 10GiB or 1.5G";
-const AGE_HELP: &str = "an age is a number and ms, s, m, h, d or w, as in 30s or 30d";
+                         TB are powers of 1000), as in 10GiB or 1.5G, or it is 0";
+const AGE_HELP: &str = "a time is a number and ms, s, m, h, d or w, as in 30s or 30d, or it is 0";
 
 const KIB: u64 = 1 << 10;
 
@@ -28,14 +28,19 @@ const AGES: [(&str, u64); 6] = [
     ("ms", 1),
 ];
 
-/// Reads a size: `10GiB`, `512`, `1.5M`.
+/// Reads a size: `10GiB`, `512B`, `1.5M`, `0`.
 pub(crate) fn size(text: &str) -> Result<u64, String> {
-    scaled(text, size_unit).ok_or_else(|| SIZE_HELP.to_owned())
+    scaled(text, size_unit).map_err(|bad| match bad {
+        Bad::Shape => SIZE_HELP.to_owned(),
+        Bad::TooLarge => {
+            "that is more than any disk has; the largest unit is T, as in 10TiB".into()
+        }
+    })
 }
 
 fn size_unit(unit: &str) -> Option<u64> {
     Some(match unit {
-        "" | "B" => 1,
+        "B" => 1,
         "kB" | "KB" => 1_000,
         "MB" => 1_000_000,
         "GB" => 1_000_000_000,
@@ -50,7 +55,7 @@ fn size_unit(unit: &str) -> Option<u64> {
     })
 }
 
-/// Reads an age or a time to wait: `30d`, `1.5h`, `250ms`.
+/// Reads an age or a time to wait: `30d`, `1.5h`, `250ms`, `0`.
 pub(crate) fn age(text: &str) -> Result<Duration, String> {
     let milliseconds = scaled(text, |unit| {
         AGES.iter()
@@ -59,25 +64,52 @@ pub(crate) fn age(text: &str) -> Result<Duration, String> {
     });
     milliseconds
         .map(Duration::from_millis)
-        .ok_or_else(|| AGE_HELP.to_owned())
+        .map_err(|bad| match bad {
+            Bad::Shape => AGE_HELP.to_owned(),
+            Bad::TooLarge => "that is too long; the largest unit is w, as in 52w".into(),
+        })
 }
 
-/// A number, whole or with decimals, times its unit. No sign, and nothing that does not fit.
-fn scaled(text: &str, unit: impl Fn(&str) -> Option<u64>) -> Option<u64> {
+/// Reads how many entries there may be.
+pub(crate) fn entries(text: &str) -> Result<u64, String> {
+    text.parse()
+        .map_err(|_| "a number of entries is a whole number, as in 0 or 1000".to_owned())
+}
+
+/// Reads a part of a limit.
+pub(crate) fn percent(text: &str) -> Result<u8, String> {
+    let percent = text.parse().ok().filter(|&percent: &u8| percent <= 100);
+    percent.ok_or_else(|| "a percentage is a whole number from 0 to 100".to_owned())
+}
+
+/// Why something is no size and no age.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Bad {
+    Shape,
+    TooLarge,
+}
+
+/// A number, whole or with decimals, times its unit; 0 needs none. No sign, and nothing that does not fit.
+fn scaled(text: &str, unit: impl Fn(&str) -> Option<u64>) -> Result<u64, Bad> {
+    if text == "0" {
+        return Ok(0);
+    }
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '.');
     let (number, name) = text.split_at(end.unwrap_or(text.len()));
-    let scale = unit(name)?;
+    let scale = unit(name).ok_or(Bad::Shape)?;
     let (whole, decimals) = number.split_once('.').unwrap_or((number, "0"));
-    let whole: u64 = whole.parse().ok()?;
     // More decimals than this say nothing about a size or an age.
-    if decimals.len() > 6 || decimals.contains('.') {
-        return None;
+    let has_digits = !whole.is_empty() && (1..=6).contains(&decimals.len());
+    if !has_digits || decimals.contains('.') {
+        return Err(Bad::Shape);
     }
-    let tenth = 10u128.pow(u32::try_from(decimals.len()).ok()?);
-    let part = u128::from(decimals.parse::<u64>().ok()?) * u128::from(scale) / tenth;
-    whole
-        .checked_mul(scale)?
-        .checked_add(u64::try_from(part).ok()?)
+    let whole: u64 = whole.parse().map_err(|_| Bad::TooLarge)?;
+    let (tenths, tenth) = decimals.bytes().fold((0, 1), |(tenths, tenth), digit| {
+        (10 * tenths + u128::from(digit - b'0'), 10 * tenth)
+    });
+    let part = tenths * u128::from(scale) / tenth;
+    let whole = u128::from(whole) * u128::from(scale);
+    u64::try_from(whole + part).map_err(|_| Bad::TooLarge)
 }
 
 /// A size as `ls` prints it: `4.2MiB`.
@@ -122,7 +154,7 @@ mod tests {
     fn sizes_are_read() {
         for (text, bytes) in [
             ("0", 0),
-            ("512", 512),
+            ("0K", 0),
             ("512B", 512),
             ("10GiB", 10 << 30),
             ("10G", 10 << 30),
@@ -139,6 +171,9 @@ mod tests {
     fn what_is_no_size_or_age_is_told_what_is() {
         for bad in [
             "",
+            "512",
+            "00",
+            ".5G",
             "-1",
             "-1G",
             "G",
@@ -149,25 +184,20 @@ mod tests {
             "1.2.3K",
             "1e3",
             "+1",
-            "99999999T",
             "1.1234567G",
             "٣G",
         ] {
             assert!(size(bad).unwrap_err().contains("10GiB"), "{bad}");
         }
-        for bad in [
-            "",
-            "30",
-            "-30d",
-            "30 d",
-            "1y",
-            "1mo",
-            "30D",
-            "d",
-            "99999999999999w",
-        ] {
+        for bad in ["", "30", "-30d", "30 d", "1y", "1mo", "30D", "d"] {
             assert!(age(bad).unwrap_err().contains("30d"), "{bad}");
         }
+        for large in ["99999999T", "99999999999999999999999B"] {
+            assert!(size(large).unwrap_err().contains("10TiB"), "{large}");
+        }
+        assert!(age("99999999999999w").unwrap_err().contains("52w"));
+        assert!(entries("-1").unwrap_err().contains("1000"));
+        assert!(percent("101").unwrap_err().contains("100"));
     }
 
     #[test]
@@ -175,6 +205,7 @@ mod tests {
         assert_eq!(age("30d"), Ok(Duration::from_secs(30 * 86_400)));
         assert_eq!(age("1.5h"), Ok(Duration::from_secs(5_400)));
         assert_eq!(age("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(age("0"), Ok(Duration::ZERO));
         assert_eq!(age("2w"), Ok(Duration::from_secs(14 * 86_400)));
     }
 
