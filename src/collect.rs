@@ -248,7 +248,9 @@ fn sweep_into(root: &Arc<Root>, report: &mut GcReport) -> Result<()> {
     loop {
         match walk.next() {
             Ok(None) => break,
-            Ok(Some(Item::Beside(entry, _))) => sweep_beside(root, &entry, report, Mode::Really)?,
+            Ok(Some(Item::Beside(entry, path))) => {
+                sweep_beside(root, &entry, &path, report, Mode::Really)?;
+            }
             Ok(Some(Item::Directory(path, _))) => directories.push(path),
             Ok(Some(Item::Entry(_))) => {}
             Ok(Some(Item::Stranger(path))) => report.keep(root, path, KeptReason::Foreign),
@@ -283,11 +285,13 @@ pub(crate) fn remove_if_empty(root: &Root, path: PathBuf) -> io::Result<()> {
 pub(crate) fn sweep_beside(
     root: &Arc<Root>,
     entry: &EntryPath,
+    path: &Path,
     report: &mut GcReport,
     mode: Mode,
 ) -> Result<()> {
     match take_beside(root, entry, mode) {
-        Ok(taken) => report.swept += u64::from(taken),
+        Ok(true) => report.note_swept(root, path),
+        Ok(false) => {}
         Err(err) if is_forbidden(&err) => report.keep_at(&err, KeptReason::NotPermitted),
         Err(err) if err.kind() == ErrorKind::Corrupt => report.keep_at(&err, KeptReason::Foreign),
         Err(err) => return Err(err),
@@ -393,7 +397,9 @@ pub(crate) fn sweep_staged(root: &Arc<Root>, report: &mut GcReport, mode: Mode) 
         };
         match swept {
             Ok(swept) => {
-                report.swept += u64::from(swept);
+                if swept {
+                    report.note_swept(root, &path);
+                }
                 if swept && mode == Mode::DryRun {
                     report.would_sweep_bytes += staged_bytes(root, &Path::new(TMP).join(&stem));
                 }

@@ -227,8 +227,8 @@ impl Collection<'_> {
                         }
                     }
                 }
-                Ok(Some(Item::Beside(entry, _))) => {
-                    collect::sweep_beside(root, &entry, &mut self.report, self.mode)?;
+                Ok(Some(Item::Beside(entry, path))) => {
+                    collect::sweep_beside(root, &entry, &path, &mut self.report, self.mode)?;
                 }
                 Ok(Some(Item::Directory(path, true))) => self.scan.empty.push((number, path)),
                 Ok(Some(Item::Directory(_, false))) => {}

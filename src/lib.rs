@@ -128,7 +128,9 @@ mod dir_store;
 #[cfg(feature = "checkpoint")]
 mod checkpoint;
 
-pub use check::{CheckOptions, CheckReport, Finding, FindingKind, RepairReport};
+pub use check::{
+    CheckOptions, CheckReport, Finding, FindingKind, MendAction, Mended, RepairReport,
+};
 #[cfg(feature = "checkpoint")]
 pub use checkpoint::{
     Checkpoint, CheckpointKey, CheckpointOptions, CheckpointStore, Deletion, Put,

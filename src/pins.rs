@@ -55,6 +55,10 @@ impl Pinned {
         Ok(Pinned(names.map(|found| found.name.into_vec()).collect()))
     }
 
+    pub(crate) fn count(&self) -> u64 {
+        self.0.len() as u64
+    }
+
     pub(crate) fn has(&self, entry: &EntryPath) -> bool {
         !self.0.is_empty() && self.0.contains(name(entry).as_bytes())
     }

@@ -37,6 +37,8 @@ pub struct GcReport {
     pub kept_count: u64,
     /// The limits that do not hold all the same, because of what was kept; in a dry run, that would not.
     pub exceeded: Vec<Exceeded>,
+    /// The first of those.
+    pub(crate) swept_paths: Vec<PathBuf>,
     /// What a sweep would give back, of which a dry run has to know.
     pub(crate) would_sweep_bytes: u64,
     /// What a sweep may meet a second time.
@@ -151,6 +153,13 @@ impl GcReport {
         self.kept_count += 1;
         if self.kept.len() < MOST_LISTED {
             self.kept.push(kept);
+        }
+    }
+
+    pub(crate) fn note_swept(&mut self, root: &Root, path: impl AsRef<Path>) {
+        self.swept += 1;
+        if self.swept_paths.len() < MOST_LISTED {
+            self.swept_paths.push(root.absolute(path));
         }
     }
 

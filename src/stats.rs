@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use crate::collect::is_forbidden;
 use crate::entries::{Item, Walk, describe, owner};
 use crate::error::{IoContext, Result};
 use crate::layout::{EntryPath, LOCK_SUFFIX, TMP};
@@ -29,8 +30,12 @@ pub struct Stats {
     pub bytes: u64,
     /// What the values, or all that is in the trees, take on the disk.
     pub allocated: u64,
+    /// Directories and entries that this user may not read. What is in them is not counted.
+    pub unreadable: u64,
     /// Entries that are pinned.
     pub pinned: u64,
+    /// Keys that are pinned and have no entry, or none that can be read.
+    pub pinned_absent: u64,
     /// Trees that somebody leases.
     pub leased: u64,
     /// Keys that somebody holds exclusively: to compute, replace or remove.
@@ -72,8 +77,14 @@ pub(crate) fn of(root: &Arc<Root>) -> Result<Stats> {
     walk.start()?;
     loop {
         match walk.next() {
-            Ok(None) => return Ok(stats),
-            Ok(Some(Item::Entry(entry))) => count_entry(root, &entry, &pinned, &mut stats)?,
+            Ok(None) => {
+                stats.pinned_absent = pinned.count().saturating_sub(stats.pinned);
+                return Ok(stats);
+            }
+            Ok(Some(Item::Entry(entry))) => match count_entry(root, &entry, &pinned, &mut stats) {
+                Err(err) if is_forbidden(&err) => stats.unreadable += 1,
+                counted => counted?,
+            },
             Ok(Some(Item::Beside(_, path))) => {
                 if path
                     .extension()
@@ -88,8 +99,7 @@ pub(crate) fn of(root: &Arc<Root>) -> Result<Stats> {
                 }
             }
             Ok(Some(Item::Directory(..) | Item::Stranger(_))) => {}
-            // Another user's; what can be seen is counted.
-            Err(err) if err.io_kind() == Some(io::ErrorKind::PermissionDenied) => {}
+            Err(err) if is_forbidden(&err) => stats.unreadable += 1,
             Err(err) => return Err(err),
         }
     }
@@ -101,14 +111,14 @@ fn count_entry(root: &Root, entry: &EntryPath, pinned: &Pinned, stats: &mut Stat
     };
     stats.entries += 1;
     stats.pinned += u64::from(pinned.has(entry));
-    let (bytes, allocated) = match root.kind {
-        StoreKind::Files => (described.len(), described.allocated_bytes()),
-        StoreKind::Dirs => size_of_tree(root, entry.value())
-            .map(|(bytes, allocated)| (Some(bytes), Some(allocated)))
+    match root.kind {
+        StoreKind::Files => {
+            stats.bytes += described.len().unwrap_or(0);
+            stats.allocated += described.allocated_bytes().unwrap_or(0);
+        }
+        StoreKind::Dirs => count_tree(root, entry.value(), stats)
             .reading("measure the tree", || root.absolute(entry.value()))?,
-    };
-    stats.bytes += bytes.unwrap_or(0);
-    stats.allocated += allocated.unwrap_or(0);
+    }
     if let Some(used) = described.last_used() {
         stats.oldest_use = Some(stats.oldest_use.map_or(used, |oldest| oldest.min(used)));
         stats.newest_use = Some(stats.newest_use.map_or(used, |newest| newest.max(used)));
@@ -117,16 +127,17 @@ fn count_entry(root: &Root, entry: &EntryPath, pinned: &Pinned, stats: &mut Stat
 }
 
 /// The lengths of all files in a tree, and what all that is in it takes. What somebody is removing
-/// meanwhile, or may not be read, is left out.
-fn size_of_tree(root: &Root, tree: &Path) -> io::Result<(u64, u64)> {
-    let (mut bytes, mut allocated) = (0, root.dir.look(tree)?.map_or(0, |meta| meta.allocated));
-    tree::walk_quietly(root, tree, |meta| {
-        allocated += meta.allocated;
+/// meanwhile is left out.
+fn count_tree(root: &Root, tree: &Path, stats: &mut Stats) -> io::Result<()> {
+    stats.allocated += root.dir.look(tree)?.map_or(0, |meta| meta.allocated);
+    let is_all = tree::walk_quietly(root, tree, |meta| {
+        stats.allocated += meta.allocated;
         if meta.kind == Kind::File {
-            bytes += meta.len;
+            stats.bytes += meta.len;
         }
     })?;
-    Ok((bytes, allocated))
+    stats.unreadable += u64::from(!is_all);
+    Ok(())
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -179,7 +190,10 @@ fn may_be_held(meta: &Meta, held: Option<&HashSet<u64>>) -> bool {
 /// A staged tree is counted by its lock file, not by itself and its sidecar; a staged file by itself.
 fn count_staged(root: &Root, held: Option<&HashSet<u64>>, stats: &mut Stats) -> Result<()> {
     let names = match sys::absent_is_none(root.dir.list(TMP)) {
-        Err(err) if sys::is_refused(&err) => None,
+        Err(err) if sys::is_refused(&err) => {
+            stats.unreadable += 1;
+            None
+        }
         names => names.reading("list what is staged", || root.absolute(TMP))?,
     };
     let names = names.unwrap_or_default();

@@ -102,25 +102,27 @@ pub(crate) struct Usage {
 }
 
 /// Looks at everything in a published tree, which does not count as a use. What this process may not look
-/// into, or what goes meanwhile, is left out.
+/// into, or what goes meanwhile, is left out. `false`: it was not allowed to see all.
 pub(crate) fn walk_quietly(
     root: &Root,
     tree: &Path,
     mut each: impl FnMut(&Meta),
-) -> io::Result<()> {
-    fn left_out<T>(looked: io::Result<T>) -> io::Result<Option<T>> {
+) -> io::Result<bool> {
+    fn left_out<T>(looked: io::Result<T>, was_refused: &mut bool) -> io::Result<Option<T>> {
         match looked {
             Err(err) if sys::is_refused(&err) || err.kind() == io::ErrorKind::NotADirectory => {
+                *was_refused |= sys::is_refused(&err);
                 Ok(None)
             }
             looked => sys::absent_is_none(looked),
         }
     }
+    let mut was_refused = false;
     let mut left = vec![tree.to_path_buf()];
     while let Some(path) = left.pop() {
-        for found in left_out(root.dir.list_quietly(&path))?.unwrap_or_default() {
+        for found in left_out(root.dir.list_quietly(&path), &mut was_refused)?.unwrap_or_default() {
             let inside = path.join(&found.name);
-            let Some(meta) = left_out(root.dir.stat(&inside))? else {
+            let Some(meta) = left_out(root.dir.stat(&inside), &mut was_refused)? else {
                 continue;
             };
             each(&meta);
@@ -129,7 +131,7 @@ pub(crate) fn walk_quietly(
             }
         }
     }
-    Ok(())
+    Ok(!was_refused)
 }
 
 /// Measures a published tree as [`walk_quietly`] sees it.

@@ -12,7 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::confirm::{Suspect, Suspicion, is_damaged};
-use super::{CheckOptions, Finding, FindingKind};
+use super::{CheckOptions, CheckReport, Finding, FindingKind};
 use crate::dispose;
 use crate::entries::{Item, Walk, owner};
 use crate::error::{Error, IoContext, Result};
@@ -34,28 +34,28 @@ const SUSPECTS: usize = 4096;
 /// below the name of an algorithm, and one more.
 const DEEPEST_NESTED: usize = 5;
 
-/// Checks the store. Returns how many entries were looked at.
+/// Checks the store. Returns what was looked at.
 pub(crate) fn each(
     root: &Arc<Root>,
     options: &CheckOptions,
     found: &mut dyn FnMut(Finding),
-) -> Result<u64> {
+) -> Result<CheckReport> {
     let mut looking = Looking {
         root,
         options,
         found,
         suspects: Vec::new(),
-        examined: 0,
+        report: CheckReport::default(),
     };
     // What is in a directory that is no store is nobody's business here.
     if !looking.marker()? {
-        return Ok(0);
+        return Ok(looking.report);
     }
     looking.furniture()?;
     looking.staged()?;
     looking.walk()?;
     looking.confirm_suspects()?;
-    Ok(looking.examined)
+    Ok(looking.report)
 }
 
 pub(super) fn finding(
@@ -94,7 +94,8 @@ struct Looking<'a> {
     options: &'a CheckOptions,
     found: &'a mut dyn FnMut(Finding),
     suspects: Vec<Suspect>,
-    examined: u64,
+    /// Without the findings, which are handed out.
+    report: CheckReport,
 }
 
 impl Looking<'_> {
@@ -248,7 +249,7 @@ impl Looking<'_> {
     fn item(&mut self, item: Item) -> Result<()> {
         match item {
             Item::Entry(entry) => {
-                self.examined += 1;
+                self.report.examined += 1;
                 match self.root.kind {
                     StoreKind::Files => self.value(&entry),
                     StoreKind::Dirs => self.tree(entry),
@@ -335,6 +336,7 @@ impl Looking<'_> {
         if self.root.format == Format::Raw {
             return Ok(());
         }
+        self.report.digested += u64::from(self.options.digests);
         match damage_of(self.root, entry, &file, &meta, self.options.digests)? {
             Some(damage) => self.suspect(Suspicion::Value(entry.clone(), meta.id, damage)),
             None => Ok(()),
@@ -361,6 +363,9 @@ impl Looking<'_> {
                 let what = format!("a later version wrote it: {line:?}");
                 self.tell(entry.sidecar(), FindingKind::FromTheFuture, what);
                 return Ok(());
+            }
+            Some(Said::Whole { sidecar, .. }) if self.options.digests => {
+                self.report.digested += u64::from(sidecar.manifest.is_some());
             }
             None | Some(Said::Whole { .. }) => {}
         }

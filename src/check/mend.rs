@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::confirm::{damaged_value, is_damaged};
-use super::{CheckOptions, CheckReport, Finding, FindingKind, RepairReport, look};
+use super::{CheckOptions, CheckReport, Finding, FindingKind, MendAction, RepairReport, look};
 use crate::collect;
 use crate::error::{Error, IoContext, Result};
 use crate::layout::EntryPath;
@@ -29,20 +29,33 @@ pub(crate) fn repair(root: &Arc<Root>, options: &CheckOptions) -> Result<RepairR
             return Err(Error::mismatch(root.path(), why));
         }
     }
-    report.mended += root.refurnish()?;
+    for name in root.refurnish()? {
+        report.note(root.absolute(name), MendAction::MadeAnew);
+    }
     // What is mended in a round may uncover something, and others go on meanwhile.
     for _ in 0..MOST_ROUNDS {
-        report.mended += collect::sweep(root)?.swept;
+        let swept = collect::sweep(root)?;
+        report.mended += swept.swept - swept.swept_paths.len() as u64; // those that are not listed
+        for path in swept.swept_paths {
+            report.note(path, MendAction::Removed);
+        }
         let mut left = CheckReport::default();
-        let mut mended = 0;
-        left.examined = look::each(root, options, &mut |found| match mend(root, &found) {
-            Ok(true) => mended += 1,
+        let mut was_mended = false;
+        let looked = look::each(root, options, &mut |found| match mend(root, &found) {
+            Ok(Mending::Done(action)) => {
+                was_mended = true;
+                report.note(found.path, action);
+            }
+            Ok(Mending::NotNeeded) => was_mended = true,
             // What may not be mended is left, and said to be.
-            Ok(false) | Err(_) => left.note(found),
+            Ok(Mending::Left) | Err(_) => left.note(found),
         })?;
-        report.mended += mended;
-        report.left = left;
-        if mended == 0 {
+        report.left = CheckReport {
+            found: left.found,
+            findings: left.findings,
+            ..looked
+        };
+        if !was_mended {
             break;
         }
     }
@@ -52,49 +65,55 @@ pub(crate) fn repair(root: &Arc<Root>, options: &CheckOptions) -> Result<RepairR
 /// A store in which something new is found again and again is one that somebody is damaging.
 const MOST_ROUNDS: usize = 5;
 
-/// Mends one thing. `false`: it is in use, or is not to be mended.
-fn mend(root: &Arc<Root>, found: &Finding) -> Result<bool> {
-    let Some(path) = found
-        .path
-        .strip_prefix(root.path())
-        .ok()
-        .filter(|_| found.mendable)
-    else {
-        return Ok(false);
+/// What came of mending one thing.
+enum Mending {
+    Done(MendAction),
+    /// Somebody else was faster.
+    NotNeeded,
+    /// It is in use, or is not to be mended.
+    Left,
+}
+
+fn mend(root: &Arc<Root>, found: &Finding) -> Result<Mending> {
+    let path = found.path.strip_prefix(root.path()).ok();
+    let Some(path) = path.filter(|_| found.mendable) else {
+        return Ok(Mending::Left);
     };
     match found.kind {
         FindingKind::Writable => take_write_bits(root, &EntryPath::checked(path.into())?),
         FindingKind::Damaged => remove_damaged(root, &EntryPath::checked(path.into())?),
-        _ => Ok(false),
+        _ => Ok(Mending::Left),
     }
 }
 
-fn take_write_bits(root: &Arc<Root>, entry: &EntryPath) -> Result<bool> {
+fn take_write_bits(root: &Arc<Root>, entry: &EntryPath) -> Result<Mending> {
     let at = || root.absolute(entry.value());
     let opened = sys::absent_is_none(root.dir.open_quietly(entry.value()));
     let Some(file) = opened.reading("open the value", at)? else {
-        return Ok(true);
+        return Ok(Mending::NotNeeded);
     };
     let meta = sys::fstat(&file).reading("look at the value", at)?;
     let stray = root.stray_write_bits(meta.mode);
-    if meta.kind == Kind::File && stray != 0 {
-        sys::fchmod(&file, meta.mode & !stray).writing("take its write bits", at)?;
+    if meta.kind != Kind::File || stray == 0 {
+        return Ok(Mending::NotNeeded);
     }
-    Ok(true)
+    sys::fchmod(&file, meta.mode & !stray).writing("take its write bits", at)?;
+    Ok(Mending::Done(MendAction::WriteBitsTaken))
 }
 
-fn remove_damaged(root: &Arc<Root>, entry: &EntryPath) -> Result<bool> {
+fn remove_damaged(root: &Arc<Root>, entry: &EntryPath) -> Result<Mending> {
     let Tried::Lock(lock) = collect::lock_seen(root, entry)? else {
-        return Ok(false);
+        return Ok(Mending::Left);
     };
-    match root.kind {
+    let removed = match root.kind {
         StoreKind::Files => match damaged_value(root, entry, true)? {
-            Some((id, FindingKind::Damaged)) => publish::remove_damaged(&lock, id).map(|_| true),
-            _ => Ok(true), // somebody was faster
+            Some((id, FindingKind::Damaged)) => publish::remove_damaged(&lock, id)?,
+            _ => false,
         },
-        StoreKind::Dirs if is_damaged(root, entry, true)? => {
-            publish::remove_tree(lock).map(|_| true)
-        }
-        StoreKind::Dirs => Ok(true),
-    }
+        StoreKind::Dirs => is_damaged(root, entry, true)? && publish::remove_tree(lock)?,
+    };
+    Ok(match removed {
+        true => Mending::Done(MendAction::Removed),
+        false => Mending::NotNeeded,
+    })
 }

@@ -6,12 +6,15 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::error::Result;
+use crate::root::Root;
 
 mod confirm;
 mod look;
 mod mend;
 
-pub(crate) use look::each;
 pub(crate) use mend::repair;
 
 /// How thoroughly a store is checked.
@@ -109,6 +112,9 @@ const MOST_FINDINGS: usize = 10_000;
 pub struct CheckReport {
     /// Entries that were looked at.
     pub examined: u64,
+    /// Those of them that were read and compared with a digest, where that was asked for. The others have
+    /// none.
+    pub digested: u64,
     /// How much was found, also beyond what is in `findings`.
     pub found: u64,
     /// The first 10,000. `check_each` gives all.
@@ -129,12 +135,80 @@ impl CheckReport {
     }
 }
 
+/// Looks at everything, and hands out what it finds.
+pub(crate) fn each(
+    root: &Arc<Root>,
+    options: &CheckOptions,
+    mut found: impl FnMut(Finding),
+) -> Result<CheckReport> {
+    let mut count = 0;
+    let mut report = look::each(root, options, &mut |finding| {
+        count += 1;
+        found(finding);
+    })?;
+    report.found = count;
+    Ok(report)
+}
+
+/// The same with the first findings in the report.
+pub(crate) fn check(root: &Arc<Root>) -> Result<CheckReport> {
+    let mut noted = CheckReport::default();
+    let report = each(root, &CheckOptions::new(), |found| noted.note(found))?;
+    Ok(CheckReport {
+        findings: noted.findings,
+        ..report
+    })
+}
+
+/// What a repair did to something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Mended {
+    /// Its absolute path.
+    pub path: PathBuf,
+    /// What was done.
+    pub action: MendAction,
+}
+
+/// How something is mended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum MendAction {
+    /// It was removed: what a dead process left, or what was damaged and read as absent.
+    Removed,
+    /// Its write permission bits were taken away.
+    WriteBitsTaken,
+    /// It was missing, and was made anew.
+    MadeAnew,
+}
+
+impl fmt::Display for MendAction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            MendAction::Removed => "removed",
+            MendAction::WriteBitsTaken => "write bits taken away",
+            MendAction::MadeAnew => "made anew",
+        })
+    }
+}
+
 /// What a repair did, and what it left.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct RepairReport {
     /// How much was mended, empty directories not counted.
     pub mended: u64,
+    /// What was done to it; the first 10,000.
+    pub done: Vec<Mended>,
     /// What was not: what is foreign, and what this process may not change or somebody is using.
     pub left: CheckReport,
+}
+
+impl RepairReport {
+    fn note(&mut self, path: PathBuf, action: MendAction) {
+        self.mended += 1;
+        if self.done.len() < MOST_FINDINGS {
+            self.done.push(Mended { path, action });
+        }
+    }
 }

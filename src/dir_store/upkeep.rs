@@ -183,13 +183,11 @@ impl KVDirStore {
     /// [`Io`](crate::ErrorKind::Io) if not even the base directory can be read; what cannot be read
     /// below it is a finding.
     pub fn check(&self) -> Result<CheckReport> {
-        let mut report = CheckReport::default();
-        report.examined = self.check_each(&CheckOptions::new(), |found| report.note(found))?;
-        Ok(report)
+        check::check(&self.root)
     }
 
-    /// The same, with a choice, and every finding as it is found. Returns how many entries were looked
-    /// at.
+    /// The same, with a choice, and every finding as it is found. The report that is returned counts, and
+    /// has no findings in it.
     ///
     /// What a live process could explain is looked at twice, a quarter of a second apart; if it
     /// is less than a minute old, again after 2 s. A process that is stopped in the middle of a call for
@@ -201,9 +199,9 @@ impl KVDirStore {
     pub fn check_each(
         &self,
         options: &CheckOptions,
-        mut found: impl FnMut(Finding),
-    ) -> Result<u64> {
-        check::each(&self.root, options, &mut found)
+        found: impl FnMut(Finding),
+    ) -> Result<CheckReport> {
+        check::each(&self.root, options, found)
     }
 
     /// Mends what [`check`](Self::check) finds mendable: takes away what dead processes left and what

@@ -289,20 +289,21 @@ impl Root {
         (marker.kind, marker.format, marker.share) == (self.kind, self.format, self.share)
     }
 
-    /// Makes anew what every store has and this one lost, but for the marker. Says how much that was.
-    pub(crate) fn refurnish(&self) -> Result<u64> {
-        let mut made = 0;
+    /// Makes anew what every store has and this one lost, but for the marker. Says what that was.
+    pub(crate) fn refurnish(&self) -> Result<Vec<&'static str>> {
+        let mut made = Vec::new();
         if self.look_at_own(TMP)?.is_none() {
             self.make_own_dir(Path::new(TMP))?;
-            made += 1;
+            made.push(TMP);
         }
         if self.has_cachedir_tag()? == Some(false) {
             let removed = sys::absent_is_none(self.dir.unlink(CACHEDIR_TAG));
             removed.writing("make the tag anew", || self.absolute(CACHEDIR_TAG))?;
         }
         for (name, text) in [(CACHEDIR_TAG, CACHEDIR_TAG_TEXT), (GC_LOCK, "")] {
-            if self.look_at_own(name)?.is_none() {
-                made += u64::from(self.make_own_file(name, text, sys::sync_all)?);
+            let is_missing = self.look_at_own(name)?.is_none();
+            if is_missing && self.make_own_file(name, text, sys::sync_all)? {
+                made.push(name);
             }
         }
         self.keep_spare()?; // none is missing where a collection has just used it

@@ -91,11 +91,12 @@ pub(crate) enum Command {
     Unpin(Key),
     /// Lists the paths that are pinned.
     Pins(List),
-    /// What is stored, in numbers.
+    /// What is stored, in numbers: status 3 if some of it could not be read.
     Stats(List),
     /// Looks for what is not as it should be: status 3 if there is anything.
     #[command(
-        after_help = "It changes nothing and waits for nobody; what other processes are just doing is no finding.\n\n\
+        after_help = "It changes nothing and waits for nobody; what other processes are just doing is no finding.\n\
+                      In a store of files each file with a possible name is a value, whoever put it there.\n\n\
                       Example:\n  larder check --digests\n  larder check --repair"
     )]
     Check(Check),
@@ -113,8 +114,11 @@ pub(crate) enum Command {
 #[derive(Debug, Subcommand)]
 pub(crate) enum DirCommand {
     /// Prints a tree's path; if there is none, runs CMD, which fills the directory $LARDER_DIR.
-    #[command(after_help = "What CMD prints goes to standard error.\n\nExample:\n  \
-                      larder dir get-or-set zlib -- sh -c 'tar xf zlib.tar.gz -C \"$LARDER_DIR\"'")]
+    #[command(
+        override_usage = "larder dir get-or-set [OPTIONS] <KEY> -- <CMD>...",
+        after_help = "What CMD prints goes to standard error.\n\nExample:\n  \
+                      larder dir get-or-set zlib -- sh -c 'tar xf zlib.tar.gz -C \"$LARDER_DIR\"'"
+    )]
     GetOrSet(DirGetOrSet),
     /// Runs CMD while nobody can remove or replace the tree, whose path is in $LARDER_DIR.
     #[command(
@@ -229,6 +233,27 @@ impl From<Durability> for larder::Durability {
     }
 }
 
+/// What a tree survives.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum TreeDurability {
+    /// After a power cut it may be absent, and is never torn: it always has a digest.
+    None,
+    /// After a power cut it is whole or absent.
+    Data,
+    /// After a power cut it is there.
+    Full,
+}
+
+impl From<TreeDurability> for larder::Durability {
+    fn from(durability: TreeDurability) -> Self {
+        match durability {
+            TreeDurability::None => larder::Durability::None,
+            TreeDurability::Data => larder::Durability::Data,
+            TreeDurability::Full => larder::Durability::Full,
+        }
+    }
+}
+
 /// How a value is written.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Writing {
@@ -315,13 +340,23 @@ pub(crate) struct DirRm {
 pub(crate) struct DirGetOrSet {
     #[command(flatten)]
     pub(crate) key: Key,
-    /// What the tree survives.
-    #[arg(long, value_enum, default_value = "data")]
-    pub(crate) durability: Durability,
+    #[command(flatten)]
+    pub(crate) writing: TreeWriting,
     #[command(flatten)]
     pub(crate) waiting: Waiting,
     #[command(flatten)]
     pub(crate) cmd: Cmd,
+}
+
+/// How a tree is written.
+#[derive(Debug, clap::Args)]
+pub(crate) struct TreeWriting {
+    /// What the tree survives.
+    #[arg(long, value_enum, default_value = "data")]
+    pub(crate) durability: TreeDurability,
+    /// Keeps a digest of everything in the tree, for `verify` and `check --digests`.
+    #[arg(long)]
+    pub(crate) digest: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -399,14 +434,14 @@ pub(crate) struct Clear {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Check {
-    /// Reads all that has a digest, and compares.
+    /// Reads all that has a digest, and compares: sealed values, and trees made with `--digest`.
     #[arg(long)]
     pub(crate) digests: bool,
     /// Mends what can be mended, and says what is left.
     #[arg(long)]
     pub(crate) repair: bool,
     /// With `--repair`: says what would be mended, and mends nothing.
-    #[arg(long)]
+    #[arg(long, requires = "repair")]
     pub(crate) dry_run: bool,
     #[command(flatten)]
     pub(crate) list: List,

@@ -25,7 +25,7 @@ pub(crate) fn run(place: &Place, command: &DirCommand) -> Result<(), Stop> {
 
 fn get_or_set(place: &Place, args: &DirGetOrSet) -> Result<(), Stop> {
     command::plain(&args.cmd)?;
-    let store = place.create_dirs(args.durability)?;
+    let store = place.create_dirs(&args.writing)?;
     let interrupt = Interrupt::watch()?;
     let shown = WaitShown::default();
     let view = shown.dirs(&store, &args.waiting, &interrupt);

@@ -9,7 +9,7 @@ use anyhow::{Context, anyhow};
 use indicatif::ProgressBar;
 use larder::{KVDirStore, KVFileStore, StoreOptions, WaitInfo};
 
-use crate::args::{self, Durability, Writing};
+use crate::args::{self, TreeWriting, Writing};
 use crate::output;
 use crate::signals::Interrupt;
 use crate::stop::Stop;
@@ -69,9 +69,10 @@ impl Place {
     }
 
     /// The store of directories, made if there is none.
-    pub(crate) fn create_dirs(&self, durability: Durability) -> Result<KVDirStore, Stop> {
+    pub(crate) fn create_dirs(&self, writing: &TreeWriting) -> Result<KVDirStore, Stop> {
         self.refuse(Kind::Files)?;
-        let options = StoreOptions::new().durability(durability.into());
+        let options = StoreOptions::new().durability(writing.durability.into());
+        let options = options.digest_trees(writing.digest);
         Ok(options.open_dir_store(self.dir()?)?)
     }
 
