@@ -9,7 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::holder::Holder;
+use crate::holder::{Holder, Printable};
 
 /// A result whose error is [`larder::Error`](Error).
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -174,6 +174,11 @@ pub(crate) enum Repr {
         path: PathBuf,
         source: Option<io::Error>,
     },
+    /// There is no store yet, and this user cannot make one.
+    CannotCreate {
+        path: PathBuf,
+        source: Option<io::Error>,
+    },
 }
 
 impl Error {
@@ -193,7 +198,7 @@ impl Error {
             Repr::DigestMismatch { .. } => ErrorKind::DigestMismatch,
             Repr::Corrupt { .. } => ErrorKind::Corrupt,
             Repr::Unsupported { .. } | Repr::UnknownAlgorithm { .. } => ErrorKind::Unsupported,
-            Repr::ReadOnly { .. } => ErrorKind::ReadOnly,
+            Repr::ReadOnly { .. } | Repr::CannotCreate { .. } => ErrorKind::ReadOnly,
             Repr::Checkpoints { kind, .. } => *kind,
             Repr::State { reads: true, .. } => ErrorKind::Corrupt,
             Repr::State { reads: false, .. } => ErrorKind::Compute,
@@ -216,6 +221,7 @@ impl Error {
             }
             Repr::InUse { .. } => "take the tree away",
             Repr::FormatMismatch { .. } => "open the store",
+            Repr::CannotCreate { .. } => "create the store",
             Repr::Compute { .. } => "compute the value",
             Repr::Corrupt { .. } | Repr::FromTheFuture { .. } => "use what is stored",
             Repr::Unsupported { what, .. } => what,
@@ -244,7 +250,8 @@ impl Error {
             | Repr::Checkpoints { path, .. }
             | Repr::State { path, .. }
             | Repr::RolledBack { path, .. }
-            | Repr::ReadOnly { path, .. } => Some(path),
+            | Repr::ReadOnly { path, .. }
+            | Repr::CannotCreate { path, .. } => Some(path),
             Repr::InvalidKey { key, .. } => Some(key),
             Repr::Unsupported { path, .. } => path.as_deref(),
             Repr::InvalidHash { .. } | Repr::UnknownAlgorithm { .. } => None,
@@ -275,7 +282,9 @@ impl Error {
     pub fn io_kind(&self) -> Option<io::ErrorKind> {
         match &*self.0 {
             Repr::Io { source, .. } => Some(source.kind()),
-            Repr::ReadOnly { source, .. } => source.as_ref().map(io::Error::kind),
+            Repr::ReadOnly { source, .. } | Repr::CannotCreate { source, .. } => {
+                source.as_ref().map(io::Error::kind)
+            }
             Repr::Write { kind, .. } => Some(*kind),
             _ => None,
         }
@@ -287,6 +296,18 @@ impl Error {
 
     pub(crate) fn from_the_future(path: PathBuf, why: String) -> Self {
         Repr::FromTheFuture { path, why }.into()
+    }
+
+    /// Where it happened while a new store was made.
+    pub(crate) fn while_creating(self, store: &Path) -> Self {
+        match *self.0 {
+            Repr::ReadOnly { source, .. } => Repr::CannotCreate {
+                path: store.to_path_buf(),
+                source,
+            }
+            .into(),
+            other => other.into(),
+        }
     }
 
     pub(crate) fn mismatch(path: &Path, why: impl Into<String>) -> Self {
@@ -383,7 +404,8 @@ impl fmt::Display for Error {
                 ..
             } => write!(
                 f,
-                "the value of {label} at {} could not be computed",
+                "the value of {} at {} could not be computed",
+                Printable(label),
                 path.display()
             ),
             Repr::Compute { path, .. } => {
@@ -474,6 +496,12 @@ impl fmt::Display for Error {
                  written, or ask only for what it has",
                 path.display()
             ),
+            Repr::CannotCreate { path, .. } => write!(
+                f,
+                "there is no store at {} yet, and none can be made there; name another directory, or \
+                 make this one writable",
+                path.display()
+            ),
         }
     }
 }
@@ -493,7 +521,9 @@ impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match &*self.0 {
             Repr::Io { source, .. } => Some(source),
-            Repr::ReadOnly { source, .. } => source.as_ref().map(|e| e as _),
+            Repr::ReadOnly { source, .. } | Repr::CannotCreate { source, .. } => {
+                source.as_ref().map(|e| e as _)
+            }
             Repr::Compute { source, .. }
             | Repr::Write { source, .. }
             | Repr::State { source, .. } => Some(&**source),

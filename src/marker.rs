@@ -119,21 +119,19 @@ impl Marker {
     /// Reads a marker. The error says what is wrong with it.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, String> {
         if bytes.is_empty() {
-            return Err(
-                "its marker is empty, as after a power cut; what it held cannot be known".into(),
-            );
+            return Err(garbage("is empty, as after a power cut"));
         }
         let text = std::str::from_utf8(bytes)
-            .map_err(|_| "its marker is not text, so it is not this crate's".to_owned())?;
+            .map_err(|_| garbage("is not text, so it is not this crate's"))?;
         let mut lines = text.split('\n');
         match lines.next() {
             Some(FIRST_LINE) => {}
             Some(other) if other.starts_with("larder-store ") => {
                 return Err(format!(
-                    "its marker is of format {other:?}, and this version knows {FIRST_LINE:?}"
+                    "its marker is of format {other:?}, and this version knows {FIRST_LINE:?}; use a newer one"
                 ));
             }
-            _ => return Err("its marker is not one of this crate's".into()),
+            _ => return Err(garbage("is not one of this crate's")),
         }
         let (mut kind, mut format, mut share, mut ended) = (None, None, None, false);
         let mut lists: [Option<Vec<String>>; 3] = [None, None, None];
@@ -141,7 +139,7 @@ impl Marker {
             if ended {
                 // Nothing but the end of the last line may follow.
                 if !line.is_empty() {
-                    return Err("its marker goes on after its end".into());
+                    return Err(garbage("goes on after its end"));
                 }
                 continue;
             }
@@ -151,7 +149,7 @@ impl Marker {
             }
             let (name, value) = line
                 .split_once('=')
-                .ok_or_else(|| format!("its marker has a line {line:?} without '='"))?;
+                .ok_or_else(|| garbage(&format!("has a line {line:?} without '='")))?;
             let unknown = || format!("its marker says {line:?}, which this version does not know");
             let repeated = match name {
                 "kind" => {
@@ -176,7 +174,7 @@ impl Marker {
                 _ => false,
             };
             if repeated {
-                return Err(format!("its marker says {name:?} twice"));
+                return Err(garbage(&format!("says {name:?} twice")));
             }
         }
         let [incompatible, read_only_compatible, compatible] = lists;
@@ -203,7 +201,7 @@ impl Marker {
                 read_only_compatible,
                 compatible,
             }),
-            _ => Err("its marker is not whole".into()),
+            _ => Err(garbage("is not whole")),
         }
     }
 
@@ -216,6 +214,14 @@ impl Marker {
     pub(crate) fn unknown_read_only(&self) -> Option<&str> {
         first_unknown(&self.read_only_compatible, &KNOWN_READ_ONLY_COMPATIBLE)
     }
+}
+
+/// What to say of a marker that no version wrote so.
+pub(crate) fn garbage(what: &str) -> String {
+    format!(
+        "its marker {what}; what it held cannot be known, so delete the whole directory if it is only a \
+         cache, or bring the marker back from a copy"
+    )
 }
 
 fn features(value: &str) -> Vec<String> {

@@ -315,7 +315,7 @@ pub(super) fn publish_metadata(lock: &KVFileLock, metadata: &[u8]) -> Result<boo
 /// Refuses metadata that there is no room for.
 fn check_metadata(root: &Root, metadata: &[u8]) -> Result<()> {
     let what = match root.format {
-        Format::Raw => "keep metadata with a value; create one that is sealed",
+        Format::Raw => "keep metadata with a value, because it was not created as a sealed one",
         Format::Sealed if metadata.len() > MAX_METADATA_BYTES => {
             "keep more than 64 KiB of metadata"
         }

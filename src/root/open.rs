@@ -14,7 +14,7 @@ use super::Root;
 use crate::counters::Counters;
 use crate::error::{Error, IoContext, Result};
 use crate::layout::{self, CACHEDIR_TAG, GC_LOCK, MARKER, RESERVED_PREFIX, SPARE, TMP};
-use crate::marker::{Format, MAX_BYTES, Marker, StoreKind};
+use crate::marker::{self, Format, MAX_BYTES, Marker, StoreKind};
 use crate::options::StoreOptions;
 use crate::sys::{self, Dir, Errno, Kind, host};
 use crate::trust::{Trust, Witness};
@@ -36,7 +36,8 @@ impl Root {
         let created_below = match found {
             Some(_) => path.parent().unwrap_or(&path).to_path_buf(),
             None if options.create && !options.read_only => sys::make_base(&path, 0o777)
-                .writing("create the store's base directory", || path.clone())?,
+                .writing("create the store's base directory", || path.clone())
+                .map_err(|err| err.while_creating(&path))?,
             None => {
                 return Err(io::Error::from(io::ErrorKind::NotFound))
                     .reading("open the store", || path.clone());
@@ -70,7 +71,10 @@ impl Root {
             Some(marker) => Some(marker),
             None => match root.check_adoptable() {
                 Ok(()) if options.read_only => None,
-                Ok(()) => Some(root.settle()?),
+                Ok(()) => {
+                    let settled = root.settle();
+                    Some(settled.map_err(|err| err.while_creating(&root.path))?)
+                }
                 // What speaks against it may come from another process that is just making the
                 // store; then the marker is there by now.
                 Err(err) => Some(root.read_marker()?.ok_or(err)?),
@@ -87,7 +91,12 @@ impl Root {
 
     pub(crate) fn read_marker(&self) -> Result<Option<Marker>> {
         let at = || self.absolute(MARKER);
-        let no_marker = || Err(Error::mismatch(&self.path, "its marker is not a marker"));
+        let no_marker = || {
+            Err(Error::mismatch(
+                &self.path,
+                marker::garbage("is not a marker"),
+            ))
+        };
         let opened = match self.dir.open_read(MARKER) {
             // A symbolic link, or a socket.
             Err(err) if sys::is(&err, Errno::LOOP) || sys::is(&err, Errno::NXIO) => {
@@ -141,8 +150,8 @@ impl Root {
             .is_some_and(|sealed| sealed != (marker.format == Format::Sealed))
         {
             return refuse(format!(
-                "its values are {}; open it without saying whether they are sealed, or give a new \
-                 directory",
+                "its values are {}, and that stays so; leave out whether they are to be sealed, or give \
+                 a new directory",
                 marker.format.name()
             ));
         }
@@ -164,8 +173,8 @@ impl Root {
                     &self.path,
                     format!(
                         "it has {:?} but no marker, so it may be a store whose marker was lost; \
-                         delete the whole directory if it is only a cache, or delete {0:?} and say \
-                         adopt(true) if its values are plain files or trees",
+                         delete the whole directory if it is only a cache (a program gets its plain \
+                         files or trees back if {0:?} is deleted and it says adopt(true))",
                         found.name.to_string_lossy()
                     ),
                 ));
@@ -197,7 +206,7 @@ impl Root {
                     &self.path,
                     format!(
                         "it is not empty and has no marker, and {:?} is not from a store; give an \
-                         empty or a new directory, or say adopt(true) if all of it is yours to use",
+                         empty or a new directory (a program that says adopt(true) gets all of this one)",
                         stranger.to_string_lossy()
                     ),
                 ));

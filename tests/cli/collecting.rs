@@ -143,7 +143,9 @@ fn what_is_pinned_stays() {
     store.ok(["clear"]);
     assert!(store.run(["contains", "old"]).status.success());
     store.ok(["unpin", "old"]);
-    assert_eq!(status(store.run(["unpin", "old"]).status), 1);
+    let again = store.run(["unpin", "old"]);
+    assert_eq!(status(again.status), 1);
+    assert_eq!(text(&again.stderr), "larder: old is not pinned\n");
     store.ok(["clear"]);
     assert_eq!(status(store.run(["contains", "old"]).status), 1);
 }

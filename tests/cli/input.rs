@@ -76,6 +76,14 @@ fn metadata_makes_no_store_that_could_not_keep_it() {
     assert_eq!(status(refused.status), 2);
     assert!(text(&refused.stderr).contains("--sealed"), "{refused:?}");
     assert!(!store.base().exists());
+    let raw = Store::new();
+    raw.feed(&["set", "first"], b"v");
+    let refused = raw.feed(&["set", "--meta", "a=b", "key"], b"v");
+    assert_eq!(status(refused.status), 3);
+    assert!(
+        text(&refused.stderr).contains("keeps no metadata"),
+        "{refused:?}"
+    );
     store.feed(&["set", "--sealed", "first"], b"v");
     let set = store.feed(&["set", "--meta", "a=b", "key"], b"v");
     assert_eq!(status(set.status), 0);
@@ -103,6 +111,7 @@ fn a_store_of_the_other_kind_says_which_commands_it_has() {
     }
     let sealed = files.feed(&["set", "--sealed", "key"], b"v");
     assert_eq!(status(sealed.status), 3);
+    assert!(text(&sealed.stderr).contains("leave out"), "{sealed:?}");
 }
 
 #[test]
@@ -124,4 +133,58 @@ fn who_may_not_is_told() {
             "{output:?}"
         );
     }
+}
+
+/// Of a store that was still to be made it was said to have only what could be read.
+#[test]
+fn a_store_that_cannot_be_made_is_told_so() {
+    let Some(nobody) = Nobody::new("a_store_that_cannot_be_made_is_told_so") else {
+        return;
+    };
+    for is_there in [false, true] {
+        if is_there {
+            std::fs::create_dir(nobody.store.base()).unwrap();
+        }
+        let output = nobody.run(["get-or-set", "key", "--", "true"]);
+        assert_eq!(status(output.status), 3);
+        let why = text(&output.stderr);
+        assert!(
+            why.contains("there is no store at") && why.contains("Permission denied"),
+            "{why}"
+        );
+    }
+}
+
+#[test]
+fn a_marker_that_says_nothing_is_told_with_what_to_do() {
+    for marker in ["", "hello\n", "larder-store 1\nkind=files\n"] {
+        let store = Store::new();
+        std::fs::create_dir(store.base()).unwrap();
+        std::fs::write(store.base().join("larder-store"), marker).unwrap();
+        let output = store.run(["get", "key"]);
+        assert_eq!(status(output.status), 3);
+        assert!(
+            text(&output.stderr).contains("delete the whole directory"),
+            "{output:?}"
+        );
+    }
+}
+
+#[test]
+fn numbers_that_are_none_or_too_large_are_told_what_is_accepted() {
+    let store = Store::new();
+    store.feed(&["set", "key"], b"v");
+    for (arg, accepted) in [
+        ("--max-entries=-1", "whole number"),
+        ("--max-size=99999999T", "10TiB"),
+        ("--max-size=1000", "10GiB"),
+        ("--stop-at-percent=101", "0 to 100"),
+    ] {
+        let output = store.run(["gc", arg]);
+        assert_eq!(status(output.status), 2, "{output:?}");
+        assert!(text(&output.stderr).contains(accepted), "{output:?}");
+    }
+    store.ok(["gc", "--max-age", "0", "--min-idle", "0"]);
+    assert_eq!(status(store.run(["contains", "key"]).status), 1);
+    assert_eq!(status(store.run(["check", "--dry-run"]).status), 2);
 }

@@ -118,7 +118,7 @@ fn who_does_not_wait_is_told_for_whom() {
     let args = [
         "get-or-set",
         "--label",
-        "the long one",
+        "the long\n\u{1b}one %",
         "key",
         "--",
         "sh",
@@ -133,18 +133,15 @@ fn who_does_not_wait_is_told_for_whom() {
         assert_eq!(status(output.status), 3, "{output:?}");
         let why = text(&output.stderr);
         let whom = format!("process {}", holder.pid());
-        assert!(why.contains(&whom) && why.contains("the long one"), "{why}");
+        assert!(
+            why.contains(&whom) && why.contains("(the long\\n\\u{1b}one %)"),
+            "{why}"
+        );
     }
     let shown = text(&store.ok(["locks"]));
     let holds = format!("  process {} holds it for ", holder.pid());
     assert!(shown.contains(&holds), "{shown}");
-    assert!(
-        shown.ends_with(
-            "s (the long one)
-"
-        ),
-        "{shown}"
-    );
+    assert!(shown.ends_with("s (the long\\n\\u{1b}one %)\n"), "{shown}");
     holder.signal(Signal::TERM);
     holder.output();
 }

@@ -918,7 +918,9 @@ fn a_read_only_mount_serves_hits() {
     // What is no store yet cannot become one there.
     let empty = ground.of("empty", 0, 0, 0o755);
     let empty = Mount::view(&empty, MountFlags::RDONLY);
-    refused("new", KVFileStore::new(empty.path()));
+    let err = KVFileStore::new(empty.path()).unwrap_err();
+    assert_eq!(err.kind(), ErrorKind::ReadOnly, "{err}");
+    assert!(err.to_string().contains("none can be made there"), "{err}");
 }
 
 #[test]

@@ -87,7 +87,7 @@ pub(crate) enum Command {
     Gc(Gc),
     /// Keeps what is or will be stored under a key from `gc` and `clear`, until it is unpinned.
     Pin(Key),
-    /// Lets `gc` and `clear` take it again.
+    /// Lets `gc` and `clear` take it again: status 1 if it is not pinned.
     Unpin(Key),
     /// Lists the paths that are pinned.
     Pins(List),

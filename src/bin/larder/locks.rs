@@ -115,7 +115,7 @@ impl Record {
             match name {
                 "pid" => known.pid = value.parse().ok(),
                 "start" => known.since = value.parse().ok().and_then(after_epoch),
-                "label" => known.label = Some(value.to_owned()),
+                "label" => known.label = Some(unescape(value)),
                 _ => {}
             }
         }
@@ -126,6 +126,20 @@ impl Record {
     fn of(&self, pid: u32) -> Option<&Self> {
         (self.pid == Some(pid)).then_some(self)
     }
+}
+
+/// A `%XX` is a byte; what is none stands for itself.
+fn unescape(text: &str) -> String {
+    let mut bytes = Vec::new();
+    let mut rest = text.as_bytes();
+    while let [first, after @ ..] = rest {
+        let digit = |at: usize| char::from(*after.get(at)?).to_digit(16);
+        let byte = (*first == b'%').then(|| Some(16 * digit(0)? + digit(1)?));
+        let byte = byte.flatten().and_then(|byte| u8::try_from(byte).ok());
+        bytes.push(byte.unwrap_or(*first));
+        rest = byte.map_or(after, |_| &after[2..]);
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 fn after_epoch(seconds: f64) -> Option<SystemTime> {
@@ -172,11 +186,11 @@ mod tests {
 
     #[test]
     fn a_record_is_its_writers() {
-        let text = "larder-lock 1\npid=7\nstart=12.500000000\nlabel=zlib 1.3\nend\nrest";
+        let text = "larder-lock 1\npid=7\nstart=12.500000000\nlabel=zlib%0A1.3 %\nend\nrest";
         let record = Record::parse(text).unwrap();
         assert!(record.of(8).is_none());
         let record = record.of(7).unwrap();
-        assert_eq!(record.label.as_deref(), Some("zlib 1.3"));
+        assert_eq!(record.label.as_deref(), Some("zlib\n1.3 %"));
         assert_eq!(record.since, after_epoch(12.5));
         assert!(Record::parse("larder-lock 1\npid=7\n").is_none());
     }

@@ -3,7 +3,6 @@
 use serde_json::json;
 
 use crate::args::{Key, List};
-use crate::files::absent;
 use crate::output;
 use crate::stop::Stop;
 use crate::store::{Place, either};
@@ -17,7 +16,7 @@ pub(crate) fn pin(place: &Place, key: &Key) -> Result<(), Stop> {
 pub(crate) fn unpin(place: &Place, key: &Key) -> Result<(), Stop> {
     match either!(place.any()?, store => store.unpin(key.bytes())?) {
         true => Ok(()),
-        false => Err(absent(key)),
+        false => Err(Stop::Absent(Some(format!("{} is not pinned", key.shown())))),
     }
 }
 

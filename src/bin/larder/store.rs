@@ -43,6 +43,11 @@ enum Kind {
     Dirs,
 }
 
+struct Marker {
+    kind: Kind,
+    is_raw: bool,
+}
+
 impl Place {
     pub(crate) fn new(dir: Option<PathBuf>) -> Self {
         Place(dir.filter(|dir| !dir.as_os_str().is_empty()))
@@ -57,9 +62,22 @@ impl Place {
     /// The store of files, made if there is none.
     pub(crate) fn create_files(&self, writing: &Writing) -> Result<KVFileStore, Stop> {
         self.refuse(Kind::Dirs)?;
-        if !writing.meta.is_empty() && !writing.sealed && self.kind()?.is_none() {
-            let why = "a new store keeps metadata if it is made with --sealed";
-            return Err(Stop::Usage(why.to_owned()));
+        if !writing.meta.is_empty() && !writing.sealed {
+            match self.marker()? {
+                None => {
+                    let why = "a new store keeps metadata if it is made with --sealed";
+                    return Err(Stop::Usage(why.to_owned()));
+                }
+                Some(marker) if marker.is_raw => {
+                    let dir = self.dir()?.display();
+                    let why = "keeps no metadata, because it was not made with --sealed";
+                    return Err(anyhow!(
+                        "the store in {dir} {why}; leave out --meta, or take a new one"
+                    )
+                    .into());
+                }
+                Some(_) => {}
+            }
         }
         let mut options = StoreOptions::new().durability(writing.durability.into());
         if writing.sealed {
@@ -126,23 +144,29 @@ impl Place {
         Err(anyhow!(why).into())
     }
 
-    /// What the marker says; what else is wrong with it is for the library to say.
     fn kind(&self) -> Result<Option<Kind>, Stop> {
+        Ok(self.marker()?.map(|marker| marker.kind))
+    }
+
+    /// What the marker says; what else is wrong with it is for the library to say.
+    fn marker(&self) -> Result<Option<Marker>, Stop> {
         let path = self.dir()?.join(MARKER);
-        let marker = match fs::symlink_metadata(&path) {
+        let read = match fs::symlink_metadata(&path) {
             Ok(meta) if meta.is_file() => fs::read(&path),
-            Ok(_) => return Ok(Some(Kind::Files)),
+            Ok(_) => Ok(Vec::new()),
             Err(err) => Err(err),
         };
-        match marker {
-            Ok(text)
-                if text
-                    .split(|&byte| byte == b'\n')
-                    .any(|line| line == b"kind=directories") =>
-            {
-                Ok(Some(Kind::Dirs))
+        match read {
+            Ok(text) => {
+                let says = |this: &[u8]| text.split(|&byte| byte == b'\n').any(|line| line == this);
+                Ok(Some(Marker {
+                    kind: match says(b"kind=directories") {
+                        true => Kind::Dirs,
+                        false => Kind::Files,
+                    },
+                    is_raw: says(b"format=raw"),
+                }))
             }
-            Ok(_) => Ok(Some(Kind::Files)),
             Err(err)
                 if matches!(
                     err.kind(),
@@ -205,7 +229,7 @@ impl WaitShown {
         let shown = self.clone();
         move |info| {
             let whom = match &info.holder {
-                Some(holder) => output::printable(&holder.to_string()),
+                Some(holder) => holder.to_string(),
                 None => "another process".to_owned(),
             };
             let spinner = shown.0.get_or_init(output::spinner);
