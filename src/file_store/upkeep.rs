@@ -193,6 +193,9 @@ impl KVFileStore {
     /// waits for nobody; what other processes are just doing is no finding. It does not read values:
     /// [`check_each`](Self::check_each) does if it is asked to.
     ///
+    /// Every regular file whose path a key can have is a value, whoever put it there: keys may be any path,
+    /// so a foreign file is not told from a value, and `gc` and `clear` take it like one.
+    ///
     /// ```
     /// # fn main() -> larder::Result<()> {
     /// # let dir = tempfile::tempdir().unwrap();

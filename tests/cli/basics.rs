@@ -264,3 +264,111 @@ fn a_tree_is_filled_by_the_command() {
         assert_eq!(status(output.status), expected, "{args:?}: {output:?}");
     }
 }
+
+/// What a listing prints was of no use to any other command.
+#[test]
+fn a_path_that_was_listed_is_a_key() {
+    let store = Store::new();
+    for key in ["one", "two", "three"] {
+        store.feed(&["set", key], key.as_bytes());
+    }
+    let path = |key| text(&store.ok(["path", key])).trim_end().to_owned();
+    let one = path("one");
+    assert_eq!(std::fs::read(&one).unwrap(), b"one");
+    assert_eq!(store.ok(["get", "--path", &one]), b"one");
+    let base = format!("{}/", store.base().display());
+    let inside = one.strip_prefix(&base).unwrap();
+    store.ok(["contains", "--path", inside]);
+    store.ok(["pin", "--path", inside]);
+    assert_eq!(text(&store.ok(["pins"])), format!("{one}\n"));
+    store.ok(["unpin", "--path", &one]);
+    for (bad, expected) in [
+        ("/etc/passwd", 2),
+        ("../passwd", 3),
+        ("tmp", 3),
+        ("A/B/C/none", 1),
+    ] {
+        let output = store.run(["get", "--path", bad]);
+        assert_eq!(status(output.status), expected, "{output:?}");
+    }
+    // All that there is goes, and what there is not is named.
+    let paths = [one, path("two"), "A/B/C/none".to_owned(), path("three")];
+    let removing: Vec<&str> = paths.iter().map(String::as_str).collect();
+    let removed = store.run([&["rm", "--path"][..], &removing].concat());
+    assert_eq!(status(removed.status), 1);
+    assert_eq!(
+        text(&removed.stderr),
+        "larder: nothing is stored under A/B/C/none\n"
+    );
+    assert_eq!(store.json(["ls", "--json"]), serde_json::json!([]));
+
+    let trees = Store::new();
+    let tree = text(&trees.ok(["dir", "get-or-set", "key", "--", "true"]));
+    let tree = tree.trim_end();
+    assert_eq!(
+        text(&trees.ok(["dir", "get", "--path", tree])).trim_end(),
+        tree
+    );
+    trees.ok(["dir", "exec", "--path", tree, "--", "true"]);
+    trees.ok(["dir", "rm", "--path", tree]);
+    assert_eq!(status(trees.run(["dir", "contains", "key"]).status), 1);
+    let sealed = Store::new();
+    sealed.feed(&["set", "--sealed", "key"], b"v");
+    assert_eq!(status(sealed.run(["path", "key"]).status), 3);
+}
+
+#[test]
+fn a_tree_is_replaced_and_verified() {
+    let store = Store::new();
+    let fill = |command, word: &str| {
+        let script = format!("echo {word} > \"$LARDER_DIR/file\"");
+        text(&store.ok(["dir", command, "--digest", "key", "--", "sh", "-c", &script]))
+    };
+    let tree = fill("get-or-set", "first");
+    assert_eq!(fill("replace", "second"), tree);
+    let file = std::path::Path::new(tree.trim_end()).join("file");
+    assert_eq!(std::fs::read(&file).unwrap(), b"second\n");
+    assert_eq!(store.ok(["verify", "key"]), b"");
+    std::fs::write(&file, "altered").unwrap();
+    std::fs::write(file.with_file_name("more"), "").unwrap();
+    let verified = store.run(["verify", "key"]);
+    assert_eq!(status(verified.status), 3);
+    let told = text(&verified.stdout);
+    assert!(
+        told.contains("changed file\n") && told.contains("new more\n"),
+        "{told}"
+    );
+    assert_eq!(status(store.run(["verify", "absent"]).status), 1);
+    let failed = store.run(["dir", "replace", "key", "--", "false"]);
+    assert_eq!(status(failed.status), 1);
+    assert!(file.exists());
+    for (sealed, expected) in [(&[][..], 3), (&["--sealed"], 0)] {
+        let store = Store::new();
+        store.feed(&[&["set"][..], sealed, &["key"]].concat(), b"v");
+        assert_eq!(status(store.run(["verify", "key"]).status), expected);
+    }
+}
+
+/// A command that used the store itself had to be told again where it is.
+#[test]
+fn a_command_is_told_the_store() {
+    let store = Store::new();
+    let base = store.base();
+    let script = "printf %s \"$LARDER_STORE\"";
+    let mut command = std::process::Command::new(crate::support::LARDER);
+    command
+        .current_dir(base.parent().unwrap())
+        .env_remove("LARDER_STORE");
+    let store_of = [
+        "--store",
+        "store",
+        "get-or-set",
+        "key",
+        "--",
+        "sh",
+        "-c",
+        script,
+    ];
+    let output = command.args(store_of).output().unwrap();
+    assert_eq!(output.stdout, base.as_os_str().as_bytes(), "{output:?}");
+}

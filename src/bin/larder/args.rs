@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Parser, Subcommand, ValueEnum};
-use larder::{ArtifactHash, Labelled};
+use larder::ArtifactHash;
 
+use crate::keys::{AllStored, Key, Stored};
 use crate::units;
 
 const EXAMPLES: &str = "\
@@ -46,6 +47,9 @@ pub(crate) enum Command {
                       same value. If CMD fails, nothing is stored, its status is returned, and the next who\n\
                       waits runs his own. With --sha256, a value that is there and has another one is\n\
                       computed again, and stays until that has succeeded.\n\n\
+                      CMD finds the store in LARDER_STORE. Where this process is killed (`kill -9`), CMD goes\n\
+                      on, what it prints goes nowhere, and the next who waits runs his own; `larder sweep`\n\
+                      removes what was written so far.\n\n\
                       Example:\n  larder get-or-set \"weather $(date +%F)\" -- curl -fsS https://example.org/weather"
     )]
     GetOrSet(GetOrSet),
@@ -54,14 +58,25 @@ pub(crate) enum Command {
     Get(Get),
     /// Stores standard input as a value, in place of one that may be there.
     #[command(
-        after_help = "Example:\n  tar c src | larder set \"src at $(git rev-parse HEAD)\"\n  \
+        after_help = "What comes before the end of standard input is the value, so a pipe whose first command\n\
+                      fails stores a part: say `set -o pipefail` and look at the status, or use get-or-set,\n\
+                      which stores nothing if its command fails.\n\n\
+                      Example:\n  tar c src | larder set \"src at $(git rev-parse HEAD)\"\n  \
                       larder set --sealed --meta etag=W/1 index < index.json"
     )]
     Set(Set),
-    /// Removes a value.
+    /// Removes values. Each is looked for even if another is not there, which makes the status 1.
+    #[command(after_help = "Example:\n  \
+                      larder ls --unused-for 30d --json | jq -r '.[].path' | xargs larder rm --path")]
     Rm(Rm),
+    /// Prints the path of a value's file, for programs that link or map it. Not of sealed values, which
+    /// are not just the file's bytes.
+    Path(Stored),
+    /// Reads a value or a tree and compares it with the digest that was published with it: status 3 if it
+    /// is another one, or has none.
+    Verify(Stored),
     /// Whether there is a value: status 0 or 1, and nothing is printed.
-    Contains(Key),
+    Contains(Stored),
     /// The same with directories for values.
     Dir {
         #[command(subcommand)]
@@ -86,9 +101,9 @@ pub(crate) enum Command {
     )]
     Gc(Gc),
     /// Keeps what is or will be stored under a key from `gc` and `clear`, until it is unpinned.
-    Pin(Key),
+    Pin(Stored),
     /// Lets `gc` and `clear` take it again: status 1 if it is not pinned.
-    Unpin(Key),
+    Unpin(Stored),
     /// Lists the paths that are pinned.
     Pins(List),
     /// What is stored, in numbers: status 3 if some of it could not be read.
@@ -120,6 +135,13 @@ pub(crate) enum DirCommand {
                       larder dir get-or-set zlib -- sh -c 'tar xf zlib.tar.gz -C \"$LARDER_DIR\"'"
     )]
     GetOrSet(DirGetOrSet),
+    /// Runs CMD, which fills the directory $LARDER_DIR, and puts that in place of the tree that may be there.
+    #[command(
+        override_usage = "larder dir replace [OPTIONS] <KEY> -- <CMD>...",
+        after_help = "CMD runs in any case, and does not wait for others who do the same; the last one wins. Who\n\
+                      uses the old tree is waited for. What CMD prints goes to standard error."
+    )]
+    Replace(DirGetOrSet),
     /// Runs CMD while nobody can remove or replace the tree, whose path is in $LARDER_DIR.
     #[command(
         override_usage = "larder dir exec [OPTIONS] <KEY> -- <CMD>...",
@@ -128,41 +150,11 @@ pub(crate) enum DirCommand {
     )]
     Exec(DirExec),
     /// Prints a tree's path. Nothing protects the tree after that: see `exec`.
-    Get(Key),
-    /// Removes a tree, unless it is in use.
+    Get(Stored),
+    /// Removes trees, unless they are in use.
     Rm(DirRm),
     /// Whether there is a tree: status 0 or 1, and nothing is printed.
-    Contains(Key),
-}
-
-/// A key, by its bytes.
-#[derive(Debug, clap::Args)]
-pub(crate) struct Key {
-    /// The key: any bytes. One that begins with `-` goes behind a `--`.
-    key: OsString,
-    /// What to call the key to those who wait and in listings; not part of the key.
-    #[arg(long, value_name = "TEXT")]
-    label: Option<String>,
-}
-
-impl Key {
-    pub(crate) fn bytes(&self) -> &[u8] {
-        self.key.as_bytes()
-    }
-
-    /// The key for what writes: without `--label` it has none.
-    pub(crate) fn labelled(&self) -> Box<dyn larder::PathKey> {
-        let bytes = self.bytes().to_vec();
-        match &self.label {
-            Some(label) => Box::new(Labelled::new(bytes, label)),
-            None => Box::new(bytes),
-        }
-    }
-
-    /// As it can be shown to people.
-    pub(crate) fn shown(&self) -> String {
-        crate::output::printable(&self.key.to_string_lossy())
-    }
+    Contains(Stored),
 }
 
 /// What is run where there is no value.
@@ -300,7 +292,7 @@ pub(crate) struct GetOrSet {
 #[derive(Debug, clap::Args)]
 pub(crate) struct Get {
     #[command(flatten)]
-    pub(crate) key: Key,
+    pub(crate) key: Stored,
     /// Prints the value's metadata in place of the value.
     #[arg(long)]
     pub(crate) meta: bool,
@@ -319,7 +311,7 @@ pub(crate) struct Set {
 #[derive(Debug, clap::Args)]
 pub(crate) struct Rm {
     #[command(flatten)]
-    pub(crate) key: Key,
+    pub(crate) keys: AllStored,
     /// Prints the path of what would be removed, and removes nothing.
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -330,7 +322,7 @@ pub(crate) struct Rm {
 #[derive(Debug, clap::Args)]
 pub(crate) struct DirRm {
     #[command(flatten)]
-    pub(crate) key: Key,
+    pub(crate) keys: AllStored,
     /// Prints the path of what would be removed, and removes nothing.
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -362,7 +354,7 @@ pub(crate) struct TreeWriting {
 #[derive(Debug, clap::Args)]
 pub(crate) struct DirExec {
     #[command(flatten)]
-    pub(crate) key: Key,
+    pub(crate) key: Stored,
     #[command(flatten)]
     pub(crate) waiting: Waiting,
     #[command(flatten)]

@@ -1,13 +1,17 @@
-//! `stats` and `check`: what is in a store, and whether it is as it should be.
+//! `stats`, `verify` and `check`: what is in a store, and whether it is as it should be.
+
+use std::path::PathBuf;
 
 use anyhow::anyhow;
-use larder::{CheckOptions, CheckReport, Finding, Mended};
+use larder::{CheckOptions, CheckReport, Finding, Integrity, Mended};
 use serde_json::json;
 
 use crate::args::{Check, List};
+use crate::files::absent;
+use crate::keys::Stored;
 use crate::output::{self, count};
 use crate::stop::Stop;
-use crate::store::{Place, either};
+use crate::store::{Any, Place, either};
 use crate::units::{epoch, show_age, show_size, since};
 
 pub(crate) fn stats(place: &Place, args: &List) -> Result<(), Stop> {
@@ -65,6 +69,38 @@ fn check_read(unreadable: u64) -> Result<(), Stop> {
         anyhow!("{what} could not be read, so there is more than that; check the permissions")
             .into(),
     )
+}
+
+/// What differs in a tree goes to standard output.
+pub(crate) fn verify(place: &Place, key: &Stored) -> Result<(), Stop> {
+    let store = place.any_read_only()?;
+    let key = key.named(either!(&store, store => store.base()))?;
+    let integrity = match store {
+        Any::Files(store) => store.verify(&key)?,
+        Any::Dirs(store) => {
+            let report = store.verify(&key)?;
+            if let Some(report) = &report {
+                print_differences("changed", &report.changed)?;
+                print_differences("missing", &report.missing)?;
+                print_differences("new", &report.added)?;
+            }
+            report.map(|report| report.integrity)
+        }
+    };
+    let why = match integrity {
+        None => return Err(absent(&key)),
+        Some(Integrity::Whole) => return Ok(()),
+        Some(Integrity::Unknown) => "was stored without a digest that it could be compared with",
+        Some(_) => "is not what was stored: it is torn or was altered",
+    };
+    Err(anyhow!("{} {why}", key.shown()).into())
+}
+
+fn print_differences(what: &str, paths: &[PathBuf]) -> Result<(), Stop> {
+    paths.iter().try_for_each(|path| {
+        let path = output::printable(&path.to_string_lossy());
+        output::line(&format!("{what} {path}"))
+    })
 }
 
 /// Prints each finding as it is found, so that any number of them takes no memory.

@@ -19,7 +19,10 @@ use crate::signals::Interrupt;
 use crate::stop::{Stop, status_of_signal};
 
 /// The directory to be filled, or that is leased.
-pub(crate) const DIR_VARIABLE: &str = "LARDER_DIR";
+const DIR_VARIABLE: &str = "LARDER_DIR";
+
+/// The store, for the commands that CMD may run.
+const STORE_VARIABLE: &str = "LARDER_STORE";
 
 /// What a command may take to end when it is asked to; after that it is killed.
 const GRACE: Duration = Duration::from_secs(2);
@@ -27,10 +30,11 @@ const GRACE: Duration = Duration::from_secs(2);
 /// Runs CMD and copies what it prints.
 pub(crate) fn capture(
     cmd: &Cmd,
+    store: &Path,
     into: &mut impl Write,
     interrupt: &Interrupt,
 ) -> anyhow::Result<()> {
-    let mut command = prepare(cmd)?;
+    let mut command = prepare(cmd, store)?;
     command.stdout(Stdio::piped());
     let mut group = Group::start(command, interrupt)?;
     let copied = match group.child.stdout.take() {
@@ -46,9 +50,14 @@ pub(crate) fn capture(
 }
 
 /// Runs CMD, which fills a directory. What it prints goes to standard error.
-pub(crate) fn fill(cmd: &Cmd, dir: &Path, interrupt: &Interrupt) -> anyhow::Result<()> {
-    let mut command = prepare(cmd)?;
-    command.env(DIR_VARIABLE, dir);
+pub(crate) fn fill(
+    cmd: &Cmd,
+    store: &Path,
+    dir: &Path,
+    interrupt: &Interrupt,
+) -> anyhow::Result<()> {
+    let mut command = prepare(cmd, store)?;
+    tell_of_tree(&mut command, store, dir);
     command.stdout(io::stderr().as_fd().try_clone_to_owned()?);
     Ok(Group::start(command, interrupt)?.wait()?)
 }
@@ -69,8 +78,14 @@ pub(crate) fn plain(cmd: &Cmd) -> Result<Command, Stop> {
     Ok(command)
 }
 
-fn prepare(cmd: &Cmd) -> Result<Command, Stop> {
+/// Says where the store is, and the tree in it that CMD is about.
+pub(crate) fn tell_of_tree(command: &mut Command, store: &Path, tree: &Path) {
+    command.env(STORE_VARIABLE, store).env(DIR_VARIABLE, tree);
+}
+
+fn prepare(cmd: &Cmd, store: &Path) -> Result<Command, Stop> {
     let mut command = plain(cmd)?;
+    command.env(STORE_VARIABLE, store);
     command.process_group(0);
     // Whoever reads from a terminal in a group of its own is stopped, for ever.
     if io::IsTerminal::is_terminal(&io::stdin()) {

@@ -4,8 +4,9 @@ use std::io;
 
 use larder::{ArtifactHash, Expect, Integrity, KVFileStore, Outcome, PathKey, Value};
 
-use crate::args::{Get, GetOrSet, Key, Rm, Set, Writing};
+use crate::args::{Get, GetOrSet, Rm, Set, Writing};
 use crate::command;
+use crate::keys::{Named, Stored};
 use crate::output;
 use crate::signals::Interrupt;
 use crate::stop::Stop;
@@ -21,7 +22,7 @@ pub(crate) fn get_or_set(place: &Place, args: &GetOrSet) -> Result<(), Stop> {
         .get_or_set_verified(&args.key.labelled(), &expected(&args.writing), |writer| {
             shown.clear();
             set_metadata(writer, &args.writing)?;
-            command::capture(&args.cmd, writer, &interrupt)
+            command::capture(&args.cmd, store.base(), writer, &interrupt)
         });
     shown.clear();
     let mut computed = found.map_err(|err| ended(err, &interrupt));
@@ -71,14 +72,14 @@ fn compute_in_its_place(
     }
     let mut writer = lock.begin()?;
     writer.expect_digest(hash)?;
-    command::capture(&args.cmd, &mut writer, interrupt)?;
+    command::capture(&args.cmd, store.base(), &mut writer, interrupt)?;
     Ok(writer.commit()?.detach_unlocked())
 }
 
 pub(crate) fn get(place: &Place, args: &Get) -> Result<(), Stop> {
     let store = place.files()?;
-    let value = store.get(args.key.bytes())?;
-    let value = value.ok_or_else(|| absent(&args.key))?;
+    let key = args.key.named(store.base())?;
+    let value = store.get(&key)?.ok_or_else(|| absent(&key))?;
     if args.meta {
         return output::write(value.metadata());
     }
@@ -110,27 +111,57 @@ pub(crate) fn set(place: &Place, args: &Set) -> Result<(), Stop> {
 
 pub(crate) fn rm(place: &Place, args: &Rm) -> Result<(), Stop> {
     let store = place.files()?;
-    let key = args.key.bytes();
-    if args.dry_run {
-        return match store.contains(key)? {
-            true => output::path(&store.base().join(key.key())),
-            false => Err(absent(&args.key)),
-        };
-    }
     let interrupt = Interrupt::watch()?;
     let shown = WaitShown::default();
-    let removed = shown.files(&store, &args.waiting, &interrupt).remove(key);
-    shown.clear();
-    match removed.map_err(|err| ended(err, &interrupt))? {
+    let view = shown.files(&store, &args.waiting, &interrupt);
+    each(&args.keys.named(store.base())?, |key| {
+        if args.dry_run {
+            let is_there = store.contains(key)?;
+            if is_there {
+                output::path(&store.base().join(key.key()))?;
+            }
+            return Ok(is_there);
+        }
+        let removed = view.remove(key);
+        shown.clear();
+        removed.map_err(|err| ended(err, &interrupt))
+    })
+}
+
+/// Does something with each key that has a value, and tells of those that have none.
+pub(crate) fn each(
+    keys: &[Named],
+    mut act: impl FnMut(&Named) -> Result<bool, Stop>,
+) -> Result<(), Stop> {
+    let mut missing = Vec::new();
+    for key in keys {
+        if !act(key)? {
+            missing.push(key.shown());
+        }
+    }
+    match missing.is_empty() {
         true => Ok(()),
-        false => Err(absent(&args.key)),
+        false => Err(Stop::Absent(Some(format!(
+            "nothing is stored under {}",
+            missing.join(", ")
+        )))),
     }
 }
 
-pub(crate) fn contains(place: &Place, key: &Key) -> Result<(), Stop> {
-    match place.files()?.contains(key.bytes())? {
+pub(crate) fn contains(place: &Place, key: &Stored) -> Result<(), Stop> {
+    let store = place.files()?;
+    match store.contains(&key.named(store.base())?)? {
         true => Ok(()),
         false => Err(Stop::Absent(None)),
+    }
+}
+
+pub(crate) fn path(place: &Place, key: &Stored) -> Result<(), Stop> {
+    let store = place.files()?;
+    let key = key.named(store.base())?;
+    match store.get(&key)? {
+        Some(value) => output::path(value.raw_path()?),
+        None => Err(absent(&key)),
     }
 }
 
@@ -139,7 +170,7 @@ pub(crate) fn ended(err: larder::Error, interrupt: &Interrupt) -> Stop {
     interrupt.check().err().unwrap_or_else(|| err.into())
 }
 
-pub(crate) fn absent(key: &Key) -> Stop {
+pub(crate) fn absent(key: &Named) -> Stop {
     Stop::Absent(Some(format!("nothing is stored under {}", key.shown())))
 }
 

@@ -3,10 +3,11 @@
 //! Each group of commands is a module; `args` says what can be typed, `stop` what the process ends with.
 //! The binary reads the environment, prints and handles signals, so that the library need not.
 
-mod args;
 mod stop;
 mod units;
 mod output;
+mod keys;
+mod args;
 mod signals;
 mod command;
 mod store;
@@ -44,6 +45,8 @@ fn run(args: Args) -> Result<(), Stop> {
         Command::Get(args) => files::get(&place, &args),
         Command::Set(args) => files::set(&place, &args),
         Command::Rm(args) => files::rm(&place, &args),
+        Command::Path(key) => files::path(&place, &key),
+        Command::Verify(key) => check::verify(&place, &key),
         Command::Contains(args) => files::contains(&place, &args),
         Command::Dir { command } => dirs::run(&place, &command),
         Command::Ls(args) => list::ls(&place, &args),

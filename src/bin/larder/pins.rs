@@ -2,22 +2,26 @@
 
 use serde_json::json;
 
-use crate::args::{Key, List};
+use crate::args::List;
+use crate::keys::Stored;
 use crate::output;
 use crate::stop::Stop;
 use crate::store::{Place, either};
 
-pub(crate) fn pin(place: &Place, key: &Key) -> Result<(), Stop> {
+pub(crate) fn pin(place: &Place, key: &Stored) -> Result<(), Stop> {
     // Whether there is a value now makes no difference: the pin holds for one that comes.
-    either!(place.any()?, store => store.pin(key.bytes())?);
+    either!(place.any()?, store => store.pin(&key.named(store.base())?)?);
     Ok(())
 }
 
-pub(crate) fn unpin(place: &Place, key: &Key) -> Result<(), Stop> {
-    match either!(place.any()?, store => store.unpin(key.bytes())?) {
-        true => Ok(()),
-        false => Err(Stop::Absent(Some(format!("{} is not pinned", key.shown())))),
-    }
+pub(crate) fn unpin(place: &Place, key: &Stored) -> Result<(), Stop> {
+    either!(place.any()?, store => {
+        let key = key.named(store.base())?;
+        match store.unpin(&key)? {
+            true => Ok(()),
+            false => Err(Stop::Absent(Some(format!("{} is not pinned", key.shown())))),
+        }
+    })
 }
 
 pub(crate) fn pins(place: &Place, args: &List) -> Result<(), Stop> {
