@@ -1,6 +1,6 @@
 //! `gc` and pins.
 
-use crate::support::{Nobody, Store, status, text};
+use crate::support::{Nobody, Store, set_mode, status, text};
 
 /// Three values of 1 MiB, the first two of them not used for long.
 fn filled() -> Store {
@@ -90,7 +90,14 @@ fn who_may_remove_nothing_is_told() {
         return;
     };
     let store = &nobody.store;
-    store.feed(&["set", "key"], b"v");
+    for key in ["key", "hidden"] {
+        store.feed(&["set", key], b"v");
+    }
+    let hidden = text(&store.ok(["rm", "--dry-run", "hidden"]));
+    let shard = std::path::Path::new(hidden.trim_end()).parent().unwrap();
+    set_mode(shard, 0o700);
+    let within = nobody.run(["gc", "--max-entries", "9"]);
+    assert_eq!(status(within.status), 0, "{within:?}");
     for args in [
         &["gc", "--max-entries", "0", "--min-idle", "0"][..],
         &["clear"],

@@ -48,6 +48,10 @@ pub(crate) fn gc(place: &Place, args: &Gc) -> Result<(), Stop> {
             output::line(&format!("not within the limits: {}", exceeded.join(", ")))?;
         }
     }
+    // Within the limits nothing had to go, but what cannot be seen.
+    if report.exceeded.is_empty() && report.examined > 0 {
+        return Ok(());
+    }
     check_permitted(&report)
 }
 
@@ -67,7 +71,8 @@ fn check_permitted(report: &GcReport) -> Result<(), Stop> {
     let mut kept = report.kept.iter();
     let none = kept.all(|kept| kept.reason == KeptReason::NotPermitted);
     if none && report.kept_count > 0 && report.removed + report.swept == 0 {
-        let why = "nothing there may be removed by this user; run this as the store's owner";
+        let why =
+            "nothing of what was to go may be removed by this user; run this as the store's owner";
         return Err(anyhow::anyhow!(why).into());
     }
     Ok(())
