@@ -33,6 +33,8 @@ mod digest;
 mod package;
 mod options;
 mod archives;
+#[path = "../common/http.rs"]
+mod http;
 mod server;
 mod stores;
 mod event;

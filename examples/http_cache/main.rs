@@ -28,6 +28,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 
+#[path = "../common/http.rs"]
+mod http;
 mod site;
 mod server;
 mod cache;
