@@ -70,6 +70,7 @@
 //!   gc.lock             for collections
 //!   larder-spare        a lock file for when the disk is full
 //!   larder-pins/        the keys that are pinned
+//!   larder-partial/     the client's own: what is not a value yet
 //!   tmp/                what is being written, and trees that are being deleted
 //!   A/B/C/REST          a value: a file, or a directory
 //!   A/B/C/REST.lock     its lock, while it is needed

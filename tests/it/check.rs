@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use larder::__fault::{Fault, arm, disarm};
 use larder::{
-    CheckOptions, CheckReport, Durability, ErrorKind, Finding, FindingKind, KVDirStore,
-    KVFileStore, PathKey, RepairReport, Share, Stats, StoreOptions, Wait,
+    CheckOptions, CheckReport, Durability, ErrorKind, Finding, FindingKind, GcPolicy, GcReport,
+    KVDirStore, KVFileStore, PathKey, RepairReport, Share, Stats, StoreOptions, Wait,
 };
 
 use crate::support::{
@@ -125,6 +125,13 @@ impl Store {
         match self {
             Store::Files(store) => store.stats().unwrap(),
             Store::Trees(store) => store.stats().unwrap(),
+        }
+    }
+
+    fn gc(&self, policy: &GcPolicy) -> GcReport {
+        match self {
+            Store::Files(store) => store.gc(policy).unwrap(),
+            Store::Trees(store) => store.gc(policy).unwrap(),
         }
     }
 
@@ -574,6 +581,37 @@ fn a_shared_store_is_in_order() {
             store.repair().unwrap();
             assert_eq!(mode(&entry(base)), 0o460, "{which}");
         }
+    }
+}
+
+/// Downloads that are to go on later, and checkpoints of them: no call takes them for its own.
+#[test]
+fn what_a_client_has_in_its_own_directory_is_left_alone() {
+    for which in STORES {
+        let dir = in_memory();
+        let base = &dir.path().join("store");
+        let store = Store::filled(which, base);
+        let partial = base.join("larder-partial");
+        fs::create_dir_all(partial.join("A/B/C")).unwrap();
+        fs::create_dir(partial.join("Z")).unwrap();
+        symlink("nowhere", partial.join("link")).unwrap();
+        for name in ["state.json", "state.json.lock", "f-0123456789"] {
+            fs::write(partial.join(name), "a part").unwrap();
+        }
+        for name in ["value", "value.lock", "value.larder"] {
+            fs::write(partial.join("A/B/C").join(name), "a part").unwrap();
+        }
+        let before = snapshot(&partial);
+        assert_eq!(store.check_all(), [], "{which}");
+        assert_eq!(store.repair().unwrap().mended, 0, "{which}");
+        assert_eq!(store.stats().entries, 5, "{which}");
+        let policy = GcPolicy::default().max_entries(0).min_idle(Duration::ZERO);
+        assert_eq!(store.gc(&policy).removed, 5, "{which}");
+        store.set("one more");
+        store.clear();
+        assert_eq!(snapshot(&partial), before, "{which}");
+        fs::remove_dir_all(&partial).unwrap();
+        assert_eq!(listing(base), empty_store(), "{which}");
     }
 }
 
