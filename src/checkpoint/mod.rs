@@ -44,7 +44,7 @@ pub(crate) use table::parse_for_fuzzing;
 /// ```
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let dir = tempfile::tempdir()?;
-/// use larder::{CheckpointKey, CheckpointStore, Put};
+/// use larder::{CheckpointKey, CheckpointStore, Deletion, Put};
 ///
 /// let checkpoints = CheckpointStore::<u64>::open(dir.path().join("downloads.json"))?;
 /// let key = CheckpointKey::of_parts([("url", "https://example.org/serde-1.0.0.crate")]);
@@ -54,7 +54,7 @@ pub(crate) use table::parse_for_fuzzing;
 ///
 /// let more = checkpoints.update(&key, |done| Ok(done.unwrap_or(0) + 4096))?;
 /// assert_eq!((more.sequence, more.state), (2, 8192));
-/// checkpoints.delete(&key, more.sequence)?;
+/// assert_eq!(checkpoints.delete(&key, more.sequence)?, Deletion::Deleted);
 /// assert!(checkpoints.get(&key)?.is_none());
 /// # Ok(())
 /// # }
@@ -91,6 +91,7 @@ pub enum Put {
 
 /// What came of a [`delete`](CheckpointStore::delete).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "the state may still be there"]
 pub enum Deletion {
     /// There was a state, and there is none now.
     Deleted,
@@ -207,6 +208,9 @@ impl<T> CheckpointStore<T> {
 
     /// Deletes the state of a key that the caller has seen at this sequence. A newer one stays. The
     /// sequence is remembered (see [`CheckpointOptions::keep_deleted`]).
+    ///
+    /// A power cut can bring back what was deleted, unless it was with [`Durability::Full`]. Where a state speaks of
+    /// something else on the disk, that matters: what it speaks of may be gone, or another's.
     ///
     /// # Errors
     ///
