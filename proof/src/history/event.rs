@@ -67,11 +67,14 @@ pub(crate) struct Event {
     pub(crate) what: What,
 }
 
+/// A record as it is written, in little endian: when, which operation, and what.
+pub(crate) type Raw = [u64; 4];
+
 /// Of a record, in bytes.
-pub(crate) const LEN: usize = 32;
+pub(crate) const LEN: usize = size_of::<Raw>();
 
 impl Event {
-    fn encode(&self) -> [u8; LEN] {
+    fn encode(&self) -> Raw {
         let (tag, small, number) = match self.what {
             What::Begins(asked) => (0, asked as u8, 0),
             What::Ends(Answer::Done) => (1, 0, 0),
@@ -80,31 +83,24 @@ impl Event {
             What::Ends(Answer::Bool(truth)) => (4, u8::from(truth), 0),
             What::Died => unreachable!("the dead write nothing"),
         };
-        let mut bytes = [0; LEN];
-        bytes[..8].copy_from_slice(&self.time.to_le_bytes());
-        bytes[8..16].copy_from_slice(&self.operation.to_le_bytes());
-        bytes[16..24].copy_from_slice(&number.to_le_bytes());
-        bytes[24..27].copy_from_slice(&[tag, small, self.key]);
-        bytes
+        let what = u64::from_le_bytes([tag, small, self.key, 0, 0, 0, 0, 0]);
+        [self.time, self.operation, number, what]
     }
 
-    fn decode(bytes: &[u8; LEN]) -> Option<Event> {
-        let number = |at: usize| {
-            let eight = bytes[at..at + 8].try_into().unwrap_or_default();
-            u64::from_le_bytes(eight)
-        };
-        let what = match bytes[24] {
-            0 => What::Begins(*ASKED.get(usize::from(bytes[25]))?),
+    fn decode([time, operation, number, what]: Raw) -> Option<Event> {
+        let [tag, small, key, ..] = what.to_le_bytes();
+        let what = match tag {
+            0 => What::Begins(*ASKED.get(usize::from(small))?),
             1 => What::Ends(Answer::Done),
             2 => What::Ends(Answer::Refused),
-            3 => What::Ends(Answer::Saw(number(16))),
-            4 => What::Ends(Answer::Bool(bytes[25] != 0)),
+            3 => What::Ends(Answer::Saw(number)),
+            4 => What::Ends(Answer::Bool(small != 0)),
             _ => return None,
         };
         Some(Event {
-            time: number(0),
-            operation: number(8),
-            key: bytes[26],
+            time,
+            operation,
+            key,
             what,
         })
     }
@@ -154,22 +150,39 @@ impl Recorder {
             key,
             what,
         };
-        self.file.write_all(&event.encode())
+        self.write_raw(event.encode())
+    }
+
+    pub(crate) fn write_raw(&mut self, raw: Raw) -> io::Result<()> {
+        let bytes = raw.map(u64::to_le_bytes);
+        self.file.write_all(bytes.as_flattened())
     }
 }
 
-/// What a process has written, and for what it did not end, that it died at `died`.
-pub(crate) fn recorded(path: &Path, died: u64) -> anyhow::Result<Vec<Event>> {
+/// What a process has written.
+pub(crate) fn raws(path: &Path) -> io::Result<Vec<Raw>> {
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,
         // Killed before it did anything.
         Err(err) if err.kind() == io::ErrorKind::NotFound => Vec::new(),
-        Err(err) => return Err(err.into()),
+        Err(err) => return Err(err),
     };
-    let mut events = Vec::with_capacity(bytes.len() / LEN);
+    let words = bytes
+        .as_chunks()
+        .0
+        .iter()
+        .map(|&word| u64::from_le_bytes(word));
+    let words: Vec<u64> = words.collect();
+    Ok(words.as_chunks().0.to_vec())
+}
+
+/// What a process has written, and for what it did not end, that it died at `died`.
+pub(crate) fn recorded(path: &Path, died: u64) -> anyhow::Result<Vec<Event>> {
+    let raws = raws(path)?;
+    let mut events = Vec::with_capacity(raws.len());
     let mut unfinished: Vec<(Number, u8)> = Vec::new();
-    for bytes in bytes.as_chunks::<LEN>().0 {
-        let event = Event::decode(bytes)
+    for raw in raws {
+        let event = Event::decode(raw)
             .ok_or_else(|| anyhow::anyhow!("{}: a record nobody wrote", path.display()))?;
         let this = (event.operation, event.key);
         match event.what {
@@ -193,7 +206,7 @@ pub(crate) fn sort(events: &mut [Event]) {
     events.sort_by_key(|event| (event.time, !matches!(event.what, What::Begins(_))));
 }
 
-/// How many operations have about ended, from what was read and from how many bytes were not yet.
-pub(crate) fn operations(events: usize, bytes: u64) -> u64 {
-    (events as u64 + bytes / LEN as u64) / 2
+/// How many operations have about ended, from how many bytes there are of them.
+pub(crate) fn operations(bytes: u64) -> u64 {
+    bytes / (2 * LEN as u64)
 }

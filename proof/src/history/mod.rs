@@ -2,17 +2,17 @@
 //! must be what one after the other could have done and seen.
 
 mod content;
+mod crowd;
 mod event;
 mod linear;
 pub(crate) mod process;
 
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, bail, ensure};
 
+use crowd::Crowd;
 use event::{Answer, Asked, Event, What};
 
 /// What can be chosen.
@@ -40,12 +40,33 @@ pub(crate) struct Options {
     scratch: Option<PathBuf>,
 }
 
+impl Options {
+    fn crowd<'a>(&self, seed: u64, dir: &'a Path) -> Crowd<'a> {
+        let keys = format!("--keys={}", self.keys);
+        Crowd {
+            processes: self.processes,
+            operations: self.operations,
+            kill_every_ms: self.kill_every_ms,
+            seed,
+            dir,
+            arguments: [keys].into_iter().chain(self.mode.arguments()).collect(),
+        }
+    }
+}
+
 pub(crate) fn run(options: Options) -> anyhow::Result<()> {
     let seed = options.seed.unwrap_or_else(|| fastrand::u64(..));
     let scratch = crate::scratch::directory(options.scratch.as_deref(), 0)?;
     let began = Instant::now();
-    let (mut events, kills) = record(&options, seed, scratch.path())?;
+    // Made before anybody is killed: what a killed opening leaves is tried elsewhere.
+    options.mode.files(scratch.path())?;
+    options.mode.trees(scratch.path())?;
+    let (dead, kills) = options.crowd(seed, scratch.path()).run()?;
     let recorded = began.elapsed();
+    let mut events = Vec::new();
+    for one in dead {
+        events.append(&mut event::recorded(&one.record, one.at)?);
+    }
     let last = look(&options, scratch.path(), &mut events)
         .with_context(|| format!("VIOLATION: seed {seed}, after the end"))?;
     event::sort(&mut events);
@@ -85,161 +106,6 @@ fn computed(events: &[Event]) -> usize {
         .iter()
         .filter(|event| event.what == What::Ends(Answer::Saw(event.operation)));
     made.count()
-}
-
-/// One that runs, and where it records.
-struct Running {
-    child: Child,
-    record: PathBuf,
-}
-
-impl Running {
-    fn start(options: &Options, seed: u64, dir: &Path, process: u32) -> anyhow::Result<Running> {
-        let record = dir.join(format!("record-{process}"));
-        let mut command = Command::new(std::env::current_exe()?);
-        command
-            .arg("process")
-            .args(["--process", &process.to_string()])
-            .args(["--keys", &options.keys.to_string()])
-            .args(["--seed", &seed.wrapping_add(u64::from(process)).to_string()])
-            .args(options.mode.arguments())
-            .arg("--stores")
-            .arg(dir)
-            .arg("--record")
-            .arg(&record)
-            .stdin(Stdio::null())
-            .stderr(Stdio::null());
-        let child = command.spawn().context("starting a process")?;
-        Ok(Running { child, record })
-    }
-
-    /// What it has done up to its death, which this brings about.
-    fn kill(&mut self) -> anyhow::Result<Vec<Event>> {
-        self.child.kill()?;
-        let status = self.child.wait()?;
-        // It may have been killed while it was telling.
-        match std::fs::read_to_string(process::violation(&self.record)) {
-            Ok(violation) => bail!("VIOLATION: {violation}"),
-            Err(_) => ensure!(
-                status.signal() == Some(9),
-                "a process ended by itself, {status}"
-            ),
-        }
-        event::recorded(&self.record, event::now())
-    }
-
-    /// How much it has recorded, in bytes.
-    fn recorded(&self) -> u64 {
-        std::fs::metadata(&self.record).map_or(0, |meta| meta.len())
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Lets them run, and kills one after the other, and in the end all; what they have recorded, and how
-/// many were killed before the end.
-fn record(options: &Options, seed: u64, dir: &Path) -> anyhow::Result<(Vec<Event>, usize)> {
-    ensure!((2..=16).contains(&options.processes), "2 to 16 processes");
-    let mut random = fastrand::Rng::with_seed(seed);
-    // Made before anybody is killed: what a killed opening leaves is tried elsewhere.
-    options.mode.files(dir)?;
-    options.mode.trees(dir)?;
-    let mut next = 0;
-    let mut start = || {
-        next += 1;
-        Running::start(options, seed, dir, next)
-    };
-    let mut running = (0..options.processes)
-        .map(|_| start())
-        .collect::<anyhow::Result<Vec<Running>>>()?;
-    let mut events = Vec::new();
-    let mut kills = 0;
-    let mut progress = Progress::new();
-    loop {
-        let pause = random.u64(0..=2 * options.kill_every_ms * 1000);
-        std::thread::sleep(Duration::from_micros(pause));
-        let going = running.iter().map(Running::recorded).sum::<u64>();
-        let done = event::operations(events.len(), going);
-        progress.look(done)?;
-        if done >= options.operations {
-            break;
-        }
-        let victim = random.usize(0..running.len());
-        events.append(
-            &mut running[victim]
-                .kill()
-                .with_context(|| format!("seed {seed}"))?,
-        );
-        kills += 1;
-        running[victim] = start()?;
-    }
-    go_on(&mut running).with_context(|| format!("seed {seed}"))?;
-    for one in &mut running {
-        events.append(&mut one.kill().with_context(|| format!("seed {seed}"))?);
-    }
-    Ok((events, kills))
-}
-
-/// Lets each of them end something more before the last are killed. Until here, one that hangs was
-/// killed soon, and looked like any other.
-fn go_on(running: &mut [Running]) -> anyhow::Result<()> {
-    let one_more = 2 * event::LEN as u64;
-    let enough: Vec<u64> = running
-        .iter()
-        .map(|one| one.recorded() + one_more)
-        .collect();
-    let began = Instant::now();
-    while !running
-        .iter()
-        .zip(&enough)
-        .all(|(one, &enough)| one.recorded() >= enough)
-    {
-        if began.elapsed() > process::DEADLINE {
-            for one in running {
-                one.kill()?; // it may have ended, and says why
-            }
-            bail!(
-                "VIOLATION: a process has ended nothing for {:?}",
-                process::DEADLINE
-            );
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    Ok(())
-}
-
-/// Whether anything still goes on.
-struct Progress {
-    done: u64,
-    at: Instant,
-}
-
-impl Progress {
-    fn new() -> Progress {
-        let at = Instant::now();
-        Progress { done: 0, at }
-    }
-
-    fn look(&mut self, done: u64) -> anyhow::Result<()> {
-        if done > self.done {
-            *self = Progress {
-                done,
-                ..Progress::new()
-            };
-        }
-        let stuck = self.at.elapsed() > process::DEADLINE;
-        ensure!(
-            !stuck,
-            "VIOLATION: nothing has ended for {:?}",
-            process::DEADLINE
-        );
-        Ok(())
-    }
 }
 
 /// After everybody is gone: each key is read once more, as a part of its history; nothing is left over,
