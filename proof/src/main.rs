@@ -6,6 +6,7 @@
 
 mod block_log;
 mod check;
+mod checkpoints;
 mod content;
 mod endurance;
 mod expect;

@@ -26,4 +26,12 @@ impl Survives {
             Survives::Full => Durability::Full,
         }
     }
+
+    /// Checkpoints are never without durability.
+    pub(crate) fn of_checkpoints(self) -> Durability {
+        match self {
+            Survives::None | Survives::Data => Durability::Data,
+            Survives::Full => Durability::Full,
+        }
+    }
 }

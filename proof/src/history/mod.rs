@@ -1,6 +1,7 @@
 //! Histories: what processes did and saw at the same time, while any of them was killed at any moment,
 //! must be what one after the other could have done and seen.
 
+mod checkpoints;
 mod content;
 mod crowd;
 mod event;
@@ -56,6 +57,9 @@ impl Options {
 
 pub(crate) fn run(options: Options) -> anyhow::Result<()> {
     let seed = options.seed.unwrap_or_else(|| fastrand::u64(..));
+    if options.mode.checkpoints {
+        return checkpoints::run(&options, seed);
+    }
     let scratch = crate::scratch::directory(options.scratch.as_deref(), 0)?;
     let began = Instant::now();
     // Made before anybody is killed: what a killed opening leaves is tried elsewhere.

@@ -6,18 +6,18 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use larder::{
-    CancelToken, DirLease, ErrorKind, KVDirStore, KVFileStore, Outcome, StoreOptions, Value,
-    Verify, Wait,
+    CancelToken, CheckpointOptions, DirLease, ErrorKind, KVDirStore, KVFileStore, Outcome,
+    StoreOptions, Value, Verify, Wait,
 };
 
-use super::content;
 use super::event::{Answer, Asked, Number, Recorder};
+use super::{checkpoints, content};
 use crate::survives::Survives;
 
 /// What it is told.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Directory of the two stores
+    /// Directory of the two stores, or of the file of checkpoints
     #[arg(long)]
     pub(crate) stores: PathBuf,
     /// Where it records
@@ -46,6 +46,9 @@ pub(crate) struct Mode {
     /// Values are sealed, and they and trees are checked each time that they are found
     #[arg(long)]
     sealed: bool,
+    /// Put, update, delete and read states in a file of checkpoints instead, at least with `data`
+    #[arg(long, conflicts_with = "sealed")]
+    pub(super) checkpoints: bool,
 }
 
 impl Mode {
@@ -54,6 +57,7 @@ impl Mode {
         [durability]
             .into_iter()
             .chain(self.sealed.then(|| "--sealed".to_owned()))
+            .chain(self.checkpoints.then(|| "--checkpoints".to_owned()))
     }
 
     pub(crate) fn files(self, stores: &Path) -> larder::Result<KVFileStore> {
@@ -63,6 +67,10 @@ impl Mode {
 
     pub(crate) fn trees(self, stores: &Path) -> larder::Result<KVDirStore> {
         self.options().open_dir_store(stores.join("trees"))
+    }
+
+    pub(super) fn checkpoint_options(self) -> CheckpointOptions {
+        CheckpointOptions::new().durability(self.durability.of_checkpoints())
     }
 
     fn options(self) -> StoreOptions {
@@ -88,6 +96,9 @@ struct Process {
 /// Ends only by being killed, or with what must not have happened.
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     crate::orphan::die_with_parent()?;
+    if options.mode.checkpoints {
+        return checkpoints::process::run(options);
+    }
     let mut process = Process {
         files: options.mode.files(&options.stores)?,
         trees: options.mode.trees(&options.stores)?,
@@ -102,8 +113,16 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         process.files = process.files.with_wait(wait).with_cancel(&token);
         process.trees = process.trees.with_wait(wait).with_on_wait(|_| ());
     }
+    until_violation(options, || process.step())
+}
+
+/// Takes step after step. If one fails, that is what must not have happened.
+pub(super) fn until_violation(
+    options: &Options,
+    mut step: impl FnMut() -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     loop {
-        if let Err(violation) = process.step() {
+        if let Err(violation) = step() {
             std::fs::write(self::violation(&options.record), format!("{violation:#}"))?;
             return Err(violation);
         }
@@ -331,17 +350,21 @@ impl Process {
 
     /// Sometimes: long enough for others to run into it.
     fn pause(&mut self) -> Pause {
-        Pause(match self.random.u8(0..8) {
-            0 => Some(Duration::from_micros(self.random.u64(1..300))),
-            _ => None,
-        })
+        Pause::draw(&mut self.random)
     }
 }
 
-struct Pause(Option<Duration>);
+pub(super) struct Pause(Option<Duration>);
 
 impl Pause {
-    fn take(&self) {
+    pub(super) fn draw(random: &mut fastrand::Rng) -> Pause {
+        Pause(match random.u8(0..8) {
+            0 => Some(Duration::from_micros(random.u64(1..300))),
+            _ => None,
+        })
+    }
+
+    pub(super) fn take(&self) {
         if let Some(pause) = self.0 {
             std::thread::sleep(pause);
         }
