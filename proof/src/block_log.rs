@@ -12,13 +12,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 
-use crate::check::Check;
-use crate::expect::{self, Begun};
+use crate::checkpoints::cut::Checkpoints;
 use crate::image::{self, FileSystem, Mounted};
 use crate::look::Boot;
 use crate::scratch;
+use crate::stores::Stores;
+use crate::subject::{Cut, Subject};
 use crate::survives::Survives;
-use crate::tally::Tally;
 use crate::writers::{Load, Record, STEPS};
 use recording::Recorder;
 use replay::Replay;
@@ -37,6 +37,9 @@ pub(crate) struct Options {
     file_system: FileSystem,
     #[arg(long, default_value = "full")]
     durability: Survives,
+    /// Of a file of checkpoints, and not of the stores; at least with `data`
+    #[arg(long)]
+    checkpoints: bool,
     /// How long the processes write
     #[arg(long, default_value_t = 5)]
     seconds: u64,
@@ -56,9 +59,17 @@ pub(crate) fn run(options: Options) -> anyhow::Result<()> {
         println!("SKIPPED block-log: {why}");
         return Ok(());
     }
+    match options.checkpoints {
+        true => record_and_look::<Checkpoints>(&options),
+        false => record_and_look::<Stores>(&options),
+    }
+}
+
+fn record_and_look<S: Subject>(options: &Options) -> anyhow::Result<()> {
     let seed = options.seed.unwrap_or_else(|| fastrand::u64(..));
     let title = format!(
-        "block-log: {}, durability {}, seed {seed}",
+        "block-log: {}{}, durability {}, seed {seed}",
+        S::NAME,
         options.file_system.name(),
         options.durability.name()
     );
@@ -69,7 +80,7 @@ pub(crate) fn run(options: Options) -> anyhow::Result<()> {
         seed,
         dir: dir.path(),
     }
-    .run(Duration::from_secs(options.seconds), options.points);
+    .run::<S>(Duration::from_secs(options.seconds), options.points);
     match tried {
         Ok(summary) => {
             println!("{title}: {summary}");
@@ -93,11 +104,11 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    fn run(&self, time: Duration, points: Option<usize>) -> anyhow::Result<String> {
+    fn run<S: Subject>(&self, time: Duration, points: Option<usize>) -> anyhow::Result<String> {
         let started = Instant::now();
         let base = self.dir.join("base");
         self.file_system.make(&base, IMAGE_BYTES)?;
-        let records = self.record(&base, time)?;
+        let records = self.record::<S>(&base, time)?;
         let recorded = started.elapsed();
         let mut replay = Replay::open(&self.dir.join("log"), &base)?;
         let mut rng = fastrand::Rng::with_seed(self.seed);
@@ -107,7 +118,7 @@ impl Bench<'_> {
             !chosen.is_empty(),
             "no flush was recorded, or none was to be looked at"
         );
-        let mut tally = Tally::default();
+        let mut tally = S::Tally::default();
         for &point in &chosen {
             let ends = [point.entries, point.next_flush];
             for (may_be_there, is_reordered) in ends.into_iter().zip([false, true]) {
@@ -116,7 +127,8 @@ impl Bench<'_> {
                 if is_reordered {
                     replay.add_some(point, &image, &mut rng)?;
                 }
-                let looked = self.look(&image, &records, point.entries, may_be_there, rng.u64(..));
+                let looked =
+                    self.look::<S>(&image, &records, point.entries, may_be_there, rng.u64(..));
                 tally += looked.with_context(|| {
                     let some = if is_reordered {
                         " and a part of what follows"
@@ -128,7 +140,7 @@ impl Bench<'_> {
             }
         }
         if chosen.len() >= ENOUGH_POINTS {
-            tally.detects(self.survives)?;
+            S::detects(&tally, self.survives)?;
         }
         Ok(format!(
             "{} entries and {} flushes in {:.1} s, {} operations acknowledged; {} points in {:.1} s, \
@@ -147,7 +159,11 @@ impl Bench<'_> {
 
     /// Has the processes write for a time. The image is left as it was; what was written is in the
     /// record.
-    fn record(&self, base: &Path, time: Duration) -> anyhow::Result<Vec<Record>> {
+    fn record<S: Subject>(
+        &self,
+        base: &Path,
+        time: Duration,
+    ) -> anyhow::Result<Vec<Record<S::Step>>> {
         let written = self.dir.join("written");
         replay::copy(base, &written)?;
         let log = self.dir.join("log");
@@ -156,17 +172,19 @@ impl Bench<'_> {
         std::fs::create_dir(&point)?;
         let mounted = Mounted::new(self.file_system, recorder.export(), &point)?;
         std::fs::create_dir(point.join("a"))?;
+        let caches = point.join("a/b");
+        S::prepare(&caches)?;
         let load = Load {
-            caches: &point.join("a/b"),
+            caches: &caches,
             survives: self.survives,
             seed: self.seed,
             first: 0,
-            trees: &[50, 50],
+            shares: S::MIXES[0],
             // Whoever else syncs also saves what a missing sync of the library would lose.
             has_neighbour: self.survives != Survives::Full || self.seed.is_multiple_of(2),
             log: Some(&log),
         };
-        let writers = load.start()?;
+        let writers = load.start::<S>()?;
         writers.wait_for_step(|_| true)?;
         std::thread::sleep(time);
         let records = writers.kill()?;
@@ -178,33 +196,34 @@ impl Bench<'_> {
 
     /// Looks at an image on which all is that was acknowledged by so many entries, and on which
     /// nothing can be that was begun later than so many.
-    fn look(
+    fn look<S: Subject>(
         &self,
         image: &Path,
-        records: &[Record],
+        records: &[Record<S::Step>],
         is_there: u64,
         may_be_there: u64,
         seed: u64,
-    ) -> anyhow::Result<Tally> {
-        let begun: Vec<Begun> = records
+    ) -> anyhow::Result<S::Tally> {
+        let records: Vec<Record<S::Step>> = records
             .iter()
             .filter(|record| record.begun < may_be_there)
-            .map(|record| Begun {
+            .map(|record| Record {
                 step: record.step.clone(),
-                is_acknowledged: record.done.is_some_and(|done| done <= is_there),
+                begun: record.begun,
+                done: record.done.filter(|&done| done <= is_there),
             })
             .collect();
         let point = self.dir.join("mounted");
         let mounted = Mounted::new(self.file_system, image, &point).context("mount the image")?;
-        let check = Check {
+        let (tally, _) = S::check(&Cut {
             caches: &point.join("a/b"),
             survives: self.survives,
-            expected: &expect::expected(self.survives, &expect::all_absent(), &begun),
+            settled: &S::nothing(),
+            records: &records,
             number: 3 * STEPS,
             seed,
             boot: Boot::by_turns(seed),
-        };
-        let (tally, _) = check.run()?;
+        })?;
         mounted.unmount()?;
         Ok(tally)
     }

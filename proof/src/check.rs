@@ -1,37 +1,76 @@
 //! Looks at stores after a power cut: is each key what it may be, and do they work as before?
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use larder::{Durability, PathKey, StoreOptions};
 
 use crate::content::{Key, Kind};
-use crate::expect::{Expected, Settled};
+use crate::expect::{self, Expected, Settled};
 use crate::look::{self, Boot, Found};
-use crate::plan::State;
+use crate::plan::{State, Step};
 use crate::residue;
 use crate::stores::Stores;
+use crate::subject::{Cut, Origin, Subject};
 use crate::survives::Survives;
 use crate::tally::{Counts, Tally};
 
+impl Subject for Stores {
+    type Step = Step;
+    type Settled = Settled;
+    type Tally = Tally;
+
+    const NAME: &'static str = "";
+    const ARGUMENTS: &'static [&'static str] = &[];
+    const MIXES: &'static [&'static [u8]] = &[&[50, 50], &[0, 100], &[50]];
+
+    /// To make stores is something that a power cut can hit, too.
+    fn prepare(_: &Path) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn nothing() -> Settled {
+        expect::all_absent()
+    }
+
+    fn step(origin: Origin, number: u64) -> Step {
+        Step::planned(origin.seed, origin.writer, origin.share, number)
+    }
+
+    fn is_removal(step: &Step) -> bool {
+        step.is_removal()
+    }
+
+    fn check(cut: &Cut<'_, Self>) -> anyhow::Result<(Tally, Settled)> {
+        let check = Check {
+            caches: cut.caches,
+            survives: cut.survives,
+            expected: &expect::expected(cut.survives, cut.settled, cut.records),
+            number: cut.number,
+            seed: cut.seed,
+            boot: cut.boot,
+        };
+        check.look().context("VIOLATION")
+    }
+
+    fn detects(tally: &Tally, survives: Survives) -> anyhow::Result<()> {
+        tally.detects(survives)
+    }
+}
+
 #[derive(Debug)]
-pub(crate) struct Check<'a> {
-    pub(crate) caches: &'a Path,
-    pub(crate) survives: Survives,
-    pub(crate) expected: &'a BTreeMap<Key, Expected>,
-    /// The number of what this writes itself.
-    pub(crate) number: u64,
-    pub(crate) seed: u64,
-    pub(crate) boot: Boot,
+struct Check<'a> {
+    caches: &'a Path,
+    survives: Survives,
+    expected: &'a BTreeMap<Key, Expected>,
+    number: u64,
+    seed: u64,
+    boot: Boot,
 }
 
 impl Check<'_> {
-    /// An error is a promise that was broken. Otherwise: what was seen, and what is left now.
-    pub(crate) fn run(&self) -> anyhow::Result<(Tally, Settled)> {
-        self.look().context("VIOLATION")
-    }
-
     fn look(&self) -> anyhow::Result<(Tally, Settled)> {
         let mut rng = fastrand::Rng::with_seed(self.seed);
         let mut found = look::look(self.caches, self.survives, self.boot, self.seed)?;

@@ -1,5 +1,8 @@
 //! A file of checkpoints whose states tell whose they are, for which key, and under which sequence.
 
+pub(crate) mod cut;
+pub(crate) mod writer;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
@@ -9,9 +12,11 @@ use larder::{CheckpointKey, CheckpointStore, Deletion, Put, Wait};
 
 pub(crate) const FILE: &str = "checkpoints.json";
 
-/// All that may be beside the file, and in a directory in which a change was cut off.
 const LOCK: &str = "checkpoints.json.lock";
 const STAGED: &str = "checkpoints.json.new";
+
+/// All that may be there, the last where a change was cut off.
+pub(crate) const FILES: [&str; 3] = [FILE, LOCK, STAGED];
 
 /// More than a page of the file for each state, so that it is not written at once.
 const MOST_PADDING: u64 = 3000;
@@ -100,9 +105,13 @@ pub(crate) fn look(
 
 /// Whoever comes next can go on at once, whatever others have left: puts a state of each key, of which no
 /// second is accepted, and deletes some; after which nothing is left over. Returns where each key is then.
-pub(crate) fn go_on(dir: &Path, keys: u8, own: u64) -> anyhow::Result<Vec<Position>> {
+pub(crate) fn go_on(
+    dir: &Path,
+    keys: u8,
+    own: u64,
+) -> anyhow::Result<Vec<(Position, Option<u64>)>> {
     let store = CheckpointStore::open(dir.join(FILE))?.with_wait(Wait::TryOnce);
-    let mut positions = Vec::new();
+    let mut settled = Vec::new();
     for n in 0..keys {
         let sequence = store.sequence(&key(n))?.unwrap_or(0) + 1;
         let stored = sequence;
@@ -115,17 +124,17 @@ pub(crate) fn go_on(dir: &Path, keys: u8, own: u64) -> anyhow::Result<Vec<Positi
             let deletion = store.delete(&key(n), sequence)?;
             ensure!(deletion == Deletion::Deleted, "a deletion is {deletion:?}");
         }
-        positions.push(Position {
+        let position = Position {
             sequence,
             is_deleted,
-        });
+        };
+        settled.push((position, (!is_deleted).then_some(own)));
     }
-    for (n, &position) in (0..keys).zip(&positions) {
+    for (n, &settled) in (0..keys).zip(&settled) {
         let found = look(&store, n)?;
-        let author = (!position.is_deleted).then_some(own);
         ensure!(
-            found == (position, author),
-            "key {n} was brought to {position:?} and is at {found:?}"
+            found == settled,
+            "key {n} was brought to {settled:?} and is at {found:?}"
         );
     }
     let left = names(dir)?;
@@ -133,14 +142,14 @@ pub(crate) fn go_on(dir: &Path, keys: u8, own: u64) -> anyhow::Result<Vec<Positi
         left.iter().eq([FILE, LOCK]),
         "after a put there are {left:?}"
     );
-    Ok(positions)
+    Ok(settled)
 }
 
 /// There is nothing but the file, its lock, and what a change that was cut off leaves. Returns whether there
 /// is that.
 pub(crate) fn left_over(dir: &Path) -> anyhow::Result<bool> {
     let found = names(dir)?;
-    let is_known = |name: &String| [FILE, LOCK, STAGED].contains(&name.as_str());
+    let is_known = |name: &String| FILES.contains(&name.as_str());
     ensure!(found.iter().all(is_known), "there are {found:?}");
     Ok(found.contains(STAGED))
 }

@@ -8,17 +8,10 @@ use std::collections::BTreeMap;
 use crate::content::Key;
 use crate::plan::{self, State, Step};
 use crate::survives::Survives;
+use crate::writers::Record;
 
 /// What is known to be on disk when the writers begin.
 pub(crate) type Settled = BTreeMap<Key, State>;
-
-/// A step that a writer at least began.
-#[derive(Debug)]
-pub(crate) struct Begun {
-    pub(crate) step: Step,
-    /// Its call had returned `Ok` before the cut.
-    pub(crate) is_acknowledged: bool,
-}
 
 #[derive(Debug)]
 pub(crate) struct Expected {
@@ -36,11 +29,11 @@ pub(crate) fn all_absent() -> Settled {
     plan::keys().map(|key| (key, State::Absent)).collect()
 }
 
-/// The steps of each writer are in their order.
+/// The records of each writer are in their order.
 pub(crate) fn expected(
     survives: Survives,
     settled: &Settled,
-    steps: &[Begun],
+    records: &[Record<Step>],
 ) -> BTreeMap<Key, Expected> {
     let mut last = settled.clone();
     let mut all: BTreeMap<Key, Expected> = settled
@@ -55,14 +48,14 @@ pub(crate) fn expected(
             (key, expected)
         })
         .collect();
-    for begun in steps {
-        for (key, effect) in begun.step.effects() {
+    for record in records {
+        for (key, effect) in record.step.effects() {
             let (Some(state), Some(expected)) = (last.get_mut(&key), all.get_mut(&key)) else {
                 continue;
             };
             *state = effect.on(*state);
             expected.is_untouched = false;
-            if begun.is_acknowledged {
+            if record.done.is_some() {
                 expected.acknowledged = *state;
                 if survives == Survives::Full {
                     expected.allowed.clear();

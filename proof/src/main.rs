@@ -7,6 +7,7 @@
 mod block_log;
 mod check;
 mod checkpoints;
+mod clock;
 mod content;
 mod endurance;
 mod expect;
@@ -20,6 +21,7 @@ mod power;
 mod residue;
 mod scratch;
 mod stores;
+mod subject;
 mod survives;
 mod system_calls;
 mod tally;

@@ -10,15 +10,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
-use crate::check::Check;
-use crate::expect::{self, Begun, Settled};
+use crate::checkpoints::cut::Checkpoints;
 use crate::image::{self, FileSystem, Mounted};
 use crate::kernel;
 use crate::look::Boot;
-use crate::plan::Step;
 use crate::scratch;
+use crate::stores::Stores;
+use crate::subject::{Cut, Subject};
 use crate::survives::Survives;
-use crate::tally::Tally;
 use crate::writers::{Load, STEPS, Writers};
 
 const IMAGE_BYTES: u64 = 600 << 20;
@@ -30,6 +29,9 @@ pub(crate) struct Options {
     file_system: FileSystem,
     #[arg(long)]
     durability: Survives,
+    /// Of a file of checkpoints, and not of the stores; at least with `data`
+    #[arg(long)]
+    checkpoints: bool,
     /// How many power cuts
     #[arg(long, default_value_t = 40)]
     cuts: u64,
@@ -49,14 +51,22 @@ pub(crate) fn run(options: Options) -> anyhow::Result<()> {
         println!("SKIPPED power: {why}");
         return Ok(());
     }
+    match options.checkpoints {
+        true => cut_often::<Checkpoints>(&options),
+        false => cut_often::<Stores>(&options),
+    }
+}
+
+fn cut_often<S: Subject>(options: &Options) -> anyhow::Result<()> {
     let seed = options.seed.unwrap_or_else(|| fastrand::u64(..));
     let title = format!(
-        "power: {}, durability {}, seed {seed}",
+        "power: {}{}, durability {}, seed {seed}",
+        S::NAME,
         options.file_system.name(),
         options.durability.name()
     );
     let dir = scratch::directory(options.scratch.as_deref(), image::ROOM_BYTES)?;
-    let mut bench = Bench::new(options.file_system, options.durability, seed, dir.path())?;
+    let mut bench = Bench::<S>::new(options.file_system, options.durability, seed, dir.path())?;
     let started = Instant::now();
     for cut in 0..options.cuts {
         if let Err(err) = bench.cut(cut) {
@@ -76,10 +86,7 @@ pub(crate) fn run(options: Options) -> anyhow::Result<()> {
         bench.acknowledged,
         bench.tally
     );
-    bench
-        .tally
-        .detects(options.durability)
-        .context(title.clone())?;
+    S::detects(&bench.tally, options.durability).context(title.clone())?;
     if bench.acknowledged == 0 {
         bail!("{title}: no operation came to its end, so nothing had to be there");
     }
@@ -87,7 +94,7 @@ pub(crate) fn run(options: Options) -> anyhow::Result<()> {
 }
 
 /// A file system under test, over all cuts of a run.
-struct Bench {
+struct Bench<S: Subject> {
     file_system: FileSystem,
     survives: Survives,
     rng: fastrand::Rng,
@@ -96,12 +103,12 @@ struct Bench {
     point: PathBuf,
     caches: PathBuf,
     mounted: Option<Mounted>,
-    settled: Settled,
-    tally: Tally,
+    settled: S::Settled,
+    tally: S::Tally,
     acknowledged: u64,
 }
 
-impl Bench {
+impl<S: Subject> Bench<S> {
     fn new(
         file_system: FileSystem,
         survives: Survives,
@@ -120,8 +127,8 @@ impl Bench {
             seed,
             image,
             point,
-            settled: expect::all_absent(),
-            tally: Tally::default(),
+            settled: S::nothing(),
+            tally: S::Tally::default(),
             acknowledged: 0,
         })
     }
@@ -133,8 +140,9 @@ impl Bench {
             if cut > 0 {
                 std::fs::remove_dir_all(self.point.join("a"))?;
             }
-            self.settled = expect::all_absent();
+            self.settled = S::nothing();
             std::fs::create_dir_all(self.point.join("a"))?;
+            S::prepare(&self.caches)?;
         }
         rustix::fs::syncfs(File::open(&self.point)?)?;
         if self.rng.bool() {
@@ -146,37 +154,32 @@ impl Bench {
         let first = (cut + 1) * 4 * STEPS;
         // Whoever else syncs also saves what a missing sync of the library would lose.
         let has_neighbour = self.survives == Survives::None || self.rng.bool();
-        let mixes: &[&[u8]] = &[&[0, 100], &[50, 50], &[50]];
         let load = Load {
             caches: &self.caches,
             survives: self.survives,
             seed: self.seed,
             first,
-            trees: self.rng.choice(mixes).unwrap_or(&mixes[0]),
+            shares: self.rng.choice(S::MIXES).unwrap_or(&S::MIXES[0]),
             has_neighbour,
             log: None,
         };
-        let writers = load.start()?;
+        let writers = load.start::<S>()?;
         self.wait(&writers, is_new)?;
         let records = writers.kill()?;
         kernel::shut_down(&self.point).context("shut the file system down")?;
         self.remount().context("mount after the power cut")?;
 
-        let begun = records.into_iter().map(|record| Begun {
-            is_acknowledged: record.done.is_some(),
-            step: record.step,
-        });
-        let begun: Vec<_> = begun.collect();
-        self.acknowledged += begun.iter().filter(|begun| begun.is_acknowledged).count() as u64;
-        let check = Check {
+        let acknowledged = records.iter().filter(|record| record.done.is_some());
+        self.acknowledged += acknowledged.count() as u64;
+        let (tally, settled) = S::check(&Cut {
             caches: &self.caches,
             survives: self.survives,
-            expected: &expect::expected(self.survives, &self.settled, &begun),
+            settled: &self.settled,
+            records: &records,
             number: first + 3 * STEPS,
             seed: self.rng.u64(..),
             boot: Boot::by_turns(cut),
-        };
-        let (tally, settled) = check.run()?;
+        })?;
         self.tally += tally;
         self.settled = settled;
         Ok(())
@@ -193,7 +196,7 @@ impl Bench {
 
     /// Lets the writers work for a random time: mostly short, because most is different at the
     /// beginning, and at times long.
-    fn wait(&mut self, writers: &Writers, is_new: bool) -> anyhow::Result<()> {
+    fn wait(&mut self, writers: &Writers<S::Step>, is_new: bool) -> anyhow::Result<()> {
         let share = self.rng.f64();
         if is_new && self.rng.bool() {
             std::thread::sleep(Duration::from_secs_f64(0.04 * share));
@@ -204,7 +207,7 @@ impl Bench {
         // Just after a call returned is when what it did not sync is not synced by others yet.
         match self.rng.u8(..4) {
             0 => writers.wait_for_step(|_| true),
-            1 => writers.wait_for_step(Step::is_removal),
+            1 => writers.wait_for_step(S::is_removal),
             _ => Ok(()),
         }
     }

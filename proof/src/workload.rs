@@ -11,7 +11,8 @@ use anyhow::Context;
 use larder::{Barrier, PathKey, StoreOptions};
 use rustix::fs::{Advice, fadvise};
 
-use crate::content::{self, Key, Kind};
+use crate::checkpoints;
+use crate::content::{self, Kind};
 use crate::plan::{self, Action, Step};
 use crate::stores::{self, Stores};
 use crate::survives::Survives;
@@ -33,9 +34,12 @@ pub(crate) struct Options {
     /// The number of the first step
     #[arg(long, default_value_t = 0)]
     pub(crate) first: u64,
-    /// Of a hundred steps, so many are about trees
+    /// Of a hundred steps, so many are about trees, or delete checkpoints
     #[arg(long, default_value_t = 50)]
-    pub(crate) trees: u8,
+    pub(crate) share: u8,
+    /// Write to a file of checkpoints, and not to the stores
+    #[arg(long)]
+    pub(crate) checkpoints: bool,
     /// A block log; with each report goes how many entries it has
     #[arg(long)]
     pub(crate) log: Option<PathBuf>,
@@ -46,6 +50,8 @@ pub(crate) struct Options {
 pub(crate) enum Moment {
     Begin,
     Done,
+    /// It ended, and changed nothing, because another was faster.
+    Refused,
 }
 
 /// A report as it goes through the pipe.
@@ -55,31 +61,55 @@ pub(crate) const REPORT_BYTES: usize = 17;
 pub(crate) struct Report {
     pub(crate) moment: Moment,
     pub(crate) number: u64,
-    /// Entries in the block log: before the step, or after it.
-    pub(crate) entries: u64,
+    /// When: before the step, or after it. In entries of the block log, or else in nanoseconds.
+    pub(crate) at: u64,
 }
 
 impl Report {
     fn to_bytes(self) -> [u8; REPORT_BYTES] {
         let mut bytes = [0; REPORT_BYTES];
-        bytes[0] = u8::from(self.moment == Moment::Done);
+        bytes[0] = self.moment as u8;
         bytes[1..9].copy_from_slice(&self.number.to_le_bytes());
-        bytes[9..].copy_from_slice(&self.entries.to_le_bytes());
+        bytes[9..].copy_from_slice(&self.at.to_le_bytes());
         bytes
     }
 
     pub(crate) fn from_bytes(bytes: [u8; REPORT_BYTES]) -> Self {
         let [moment, number @ .., _, _, _, _, _, _, _, _] = bytes;
-        let [_, _, _, _, _, _, _, _, _, entries @ ..] = bytes;
+        let [_, _, _, _, _, _, _, _, _, at @ ..] = bytes;
         Report {
-            moment: if moment == 0 {
-                Moment::Begin
-            } else {
-                Moment::Done
+            moment: match moment {
+                0 => Moment::Begin,
+                1 => Moment::Done,
+                _ => Moment::Refused,
             },
             number: u64::from_le_bytes(number),
-            entries: u64::from_le_bytes(entries),
+            at: u64::from_le_bytes(at),
         }
+    }
+}
+
+/// How a writer tells what it does.
+#[derive(Debug)]
+pub(crate) struct Reporter {
+    log: Option<File>,
+}
+
+impl Reporter {
+    pub(crate) fn new(log: Option<&Path>) -> io::Result<Self> {
+        let log = log.map(File::open).transpose()?;
+        Ok(Reporter { log })
+    }
+
+    pub(crate) fn report(&mut self, moment: Moment, number: u64) -> anyhow::Result<()> {
+        let at = match &self.log {
+            Some(log) => crate::block_log::entries_so_far(log)?,
+            None => crate::clock::now(),
+        };
+        let report = Report { moment, number, at };
+        let mut stdout = io::stdout().lock();
+        stdout.write_all(&report.to_bytes())?;
+        Ok(stdout.flush()?)
     }
 }
 
@@ -87,6 +117,7 @@ pub(crate) fn run(options: Options) -> anyhow::Result<()> {
     // Who waits for a lock would not notice that nobody listens any more, and keep what is mounted.
     crate::orphan::die_with_parent()?;
     match options.writer {
+        Some(_) if options.checkpoints => checkpoints::writer::write(&options),
         Some(writer) => write(&options, writer),
         None => Ok(disturb(&options)?),
     }
@@ -98,12 +129,13 @@ fn disturb(options: &Options) -> io::Result<()> {
     let caches = &options.caches;
     let mut file = File::create(caches.with_file_name("neighbour"))?;
     let mut rng = fastrand::Rng::with_seed(options.seed);
-    let keys: Vec<Key> = plan::keys().filter(|key| key.kind != Kind::Tree).collect();
+    let keys = plan::keys().filter(|key| key.kind != Kind::Tree);
+    let values = keys.map(|key| caches.join(key.kind.store()).join(key.name().key()));
+    let checkpoints = checkpoints::FILES.map(|name| caches.join(name));
+    let files: Vec<PathBuf> = values.chain(checkpoints).collect();
     for round in 0_u64.. {
         for _ in 0..8 {
-            let key = keys[rng.usize(..keys.len())];
-            let value = caches.join(key.kind.store()).join(key.name().key());
-            let _ = write_end_first(&value); // or it is not there
+            let _ = write_end_first(&files[rng.usize(..files.len())]); // or it is not there
         }
         file.seek(SeekFrom::Start(round % 4096))?;
         file.write_all(&round.to_le_bytes())?;
@@ -124,34 +156,20 @@ fn write_end_first(value: &Path) -> io::Result<()> {
 }
 
 fn write(options: &Options, writer: u8) -> anyhow::Result<()> {
-    let log = options.log.as_ref().map(File::open).transpose()?;
-    let entries = || match &log {
-        None => Ok(0),
-        Some(log) => crate::block_log::entries_so_far(log),
-    };
     let default = StoreOptions::new().durability(options.durability.durability());
     let by_file_system = default.clone().barrier(Barrier::FileSystem);
     let stores = [
         Stores::open(&options.caches, &default)?,
         Stores::open(&options.caches, &by_file_system)?,
     ];
-    let mut stdout = io::stdout().lock();
-    let mut report = |moment, number| -> anyhow::Result<()> {
-        let report = Report {
-            moment,
-            number,
-            entries: entries()?,
-        };
-        stdout.write_all(&report.to_bytes())?;
-        Ok(stdout.flush()?)
-    };
+    let mut reporter = Reporter::new(options.log.as_deref())?;
     let mut rng = fastrand::Rng::with_seed(options.seed ^ options.first);
     for number in options.first.. {
-        let step = Step::planned(options.seed, writer, options.trees, number);
-        report(Moment::Begin, number)?;
+        let step = Step::planned(options.seed, writer, options.share, number);
+        reporter.report(Moment::Begin, number)?;
         let stores = &stores[usize::from(step.by_file_system)];
         take(stores, &step).with_context(|| format!("{step:?}"))?;
-        report(Moment::Done, number)?;
+        reporter.report(Moment::Done, number)?;
         if options.durability == Survives::None {
             std::thread::sleep(Duration::from_micros(rng.u64(..1500)));
         }

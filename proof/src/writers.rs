@@ -7,15 +7,15 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 
-use crate::plan::{Step, WRITERS};
+use crate::subject::{Origin, Subject};
 use crate::survives::Survives;
 use crate::workload::{Moment, REPORT_BYTES, Report};
 
-/// A step that a writer began, and how many entries the block log had before and after it.
-#[derive(Debug)]
-pub(crate) struct Record {
+/// A step that a writer began, and when: by how many entries the block log had, if there is one.
+#[derive(Clone, Debug)]
+pub(crate) struct Record<Step> {
     pub(crate) step: Step,
     pub(crate) begun: u64,
     pub(crate) done: Option<u64>,
@@ -28,8 +28,8 @@ pub(crate) struct Load<'a> {
     pub(crate) seed: u64,
     /// The number of the first step; a writer's are below `first + (writer + 1) * STEPS`.
     pub(crate) first: u64,
-    /// For each writer: of a hundred steps, so many are about trees.
-    pub(crate) trees: &'a [u8],
+    /// For each writer its share.
+    pub(crate) shares: &'a [u8],
     /// Whether another process syncs a file of its own all the time, so that names reach the disk
     /// before the data that they name.
     pub(crate) has_neighbour: bool,
@@ -41,14 +41,14 @@ pub(crate) const STEPS: u64 = 1 << 24;
 
 /// Killed when dropped.
 #[derive(Debug)]
-pub(crate) struct Writers {
+pub(crate) struct Writers<Step> {
     processes: Vec<Child>,
-    listeners: Vec<JoinHandle<anyhow::Result<Vec<Record>>>>,
+    listeners: Vec<JoinHandle<anyhow::Result<Vec<Record<Step>>>>>,
     acknowledged: mpsc::Receiver<Step>,
 }
 
 impl Load<'_> {
-    pub(crate) fn start(&self) -> anyhow::Result<Writers> {
+    pub(crate) fn start<S: Subject>(&self) -> anyhow::Result<Writers<S::Step>> {
         let (sender, acknowledged) = mpsc::channel();
         let mut writers = Writers {
             processes: Vec::new(),
@@ -62,20 +62,24 @@ impl Load<'_> {
             // Nobody wants to know, but its pipe is to end when this process does.
             std::thread::spawn(move || std::io::copy(&mut says?, &mut std::io::sink()).ok());
         }
-        for (writer, &trees) in (0..WRITERS).zip(self.trees) {
+        for (writer, &share) in (0..).zip(self.shares) {
+            let first = self.first + u64::from(writer) * STEPS;
             let mut command = self.command();
+            command.args(S::ARGUMENTS);
             command.arg(format!("--writer={writer}"));
-            command.arg(format!("--trees={trees}"));
-            command.arg(format!(
-                "--first={}",
-                self.first + u64::from(writer) * STEPS
-            ));
+            command.arg(format!("--share={share}"));
+            command.arg(format!("--first={first}"));
             let mut process = command.spawn().context("start a writer")?;
             let stdout = process.stdout.take().context("listen to a writer")?;
             writers.processes.push(process);
             let sender = sender.clone();
-            let seed = self.seed;
-            let step = move |number| Step::planned(seed, writer, trees, number);
+            let origin = Origin {
+                seed: self.seed,
+                writer,
+                share,
+                first,
+            };
+            let step = move |number| S::step(origin, number);
             let listener = std::thread::spawn(move || listen(stdout, step, &sender));
             writers.listeners.push(listener);
         }
@@ -96,32 +100,43 @@ impl Load<'_> {
 }
 
 /// Everything that a writer reports, until it ends.
-fn listen(
+fn listen<Step: Clone>(
     mut from: ChildStdout,
     step: impl Fn(u64) -> Step,
     acknowledged: &mpsc::Sender<Step>,
-) -> anyhow::Result<Vec<Record>> {
-    let mut records: Vec<Record> = Vec::new();
+) -> anyhow::Result<Vec<Record<Step>>> {
+    let mut records: Vec<Record<Step>> = Vec::new();
+    let mut going = None;
     let mut bytes = [0; REPORT_BYTES];
     while from.read_exact(&mut bytes).is_ok() {
         let report = Report::from_bytes(bytes);
-        match (report.moment, records.last_mut()) {
-            (Moment::Begin, _) => records.push(Record {
+        if report.moment == Moment::Begin {
+            going = Some(report.number);
+            records.push(Record {
                 step: step(report.number),
-                begun: report.entries,
+                begun: report.at,
                 done: None,
-            }),
-            (Moment::Done, Some(last)) if last.step.number == report.number => {
-                last.done = Some(report.entries);
+            });
+            continue;
+        }
+        ensure!(
+            going.take() == Some(report.number),
+            "step {} has ended and not begun",
+            report.number
+        );
+        match records.last_mut() {
+            Some(last) if report.moment == Moment::Done => {
+                last.done = Some(report.at);
                 let _ = acknowledged.send(last.step.clone()); // or nobody waits any more
             }
-            (Moment::Done, _) => anyhow::bail!("step {} was done and not begun", report.number),
+            // It has changed nothing.
+            _ => drop(records.pop()),
         }
     }
     Ok(records)
 }
 
-impl Writers {
+impl<Step> Writers<Step> {
     /// Waits until such a step is done, after those that are known to be.
     pub(crate) fn wait_for_step(&self, is_wanted: impl Fn(&Step) -> bool) -> anyhow::Result<()> {
         while self.acknowledged.try_recv().is_ok() {}
@@ -134,7 +149,7 @@ impl Writers {
     }
 
     /// Kills the processes, and says what they had begun and done: of each writer in its order.
-    pub(crate) fn kill(mut self) -> anyhow::Result<Vec<Record>> {
+    pub(crate) fn kill(mut self) -> anyhow::Result<Vec<Record<Step>>> {
         let mut ended = Vec::new();
         for process in &mut self.processes {
             ended.extend(process.try_wait().context("look after a process")?);
@@ -160,7 +175,7 @@ impl Writers {
     }
 }
 
-impl Drop for Writers {
+impl<Step> Drop for Writers<Step> {
     fn drop(&mut self) {
         for process in &mut self.processes {
             let _ = process.kill(); // it may be dead

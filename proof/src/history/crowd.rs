@@ -9,6 +9,7 @@ use anyhow::{Context, bail, ensure};
 
 use super::event;
 use super::process::{self, DEADLINE};
+use crate::clock;
 
 /// How many, and how long.
 #[derive(Debug)]
@@ -118,7 +119,7 @@ impl Running {
         }
         Ok(Dead {
             record: self.record.clone(),
-            at: event::now(),
+            at: clock::now(),
         })
     }
 

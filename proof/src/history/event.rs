@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 
-use rustix::time::{ClockId, clock_gettime};
+use crate::clock::now;
 
 /// What a key can hold: the number of the operation that wrote it. 0 is no value.
 pub(crate) type Number = u64;
@@ -104,11 +104,6 @@ impl Event {
             what,
         })
     }
-}
-
-pub(crate) fn now() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
 }
 
 /// Where one process writes what it does.

@@ -13,6 +13,7 @@ use std::time::Instant;
 
 use anyhow::{Context, bail, ensure};
 
+use crate::clock;
 use crowd::Crowd;
 use event::{Answer, Asked, Event, What};
 
@@ -123,7 +124,7 @@ fn look(options: &Options, dir: &Path, events: &mut Vec<Event>) -> anyhow::Resul
     let mut present = [0, 0];
     for key in 0..2 * options.keys {
         let name = process::name(key % options.keys);
-        let began = event::now();
+        let began = clock::now();
         let seen = if key < options.keys {
             let bytes = files.read(&name)?;
             bytes.map(|bytes| content::number(&bytes)).transpose()?
@@ -134,7 +135,7 @@ fn look(options: &Options, dir: &Path, events: &mut Vec<Event>) -> anyhow::Resul
         present[usize::from(key >= options.keys)] += usize::from(seen.is_some());
         let operation = u64::from(u32::MAX) << 32 | u64::from(key);
         let answer = What::Ends(Answer::Saw(seen.unwrap_or(0)));
-        for (time, what) in [(began, What::Begins(Asked::Read)), (event::now(), answer)] {
+        for (time, what) in [(began, What::Begins(Asked::Read)), (clock::now(), answer)] {
             events.push(Event {
                 time,
                 operation,

@@ -9,8 +9,8 @@ use std::time::Instant;
 use anyhow::{Context, bail, ensure};
 
 use super::Options;
-use super::event;
 use crate::checkpoints::{self, FILE};
+use crate::clock;
 use positions::{Event, What};
 
 /// Of what is looked at after the end. No process has it.
@@ -34,7 +34,7 @@ pub(super) fn run(options: &Options, seed: u64) -> anyhow::Result<()> {
     for key in 0..options.keys {
         let operation = LAST | u64::from(key);
         let mut push = |what| {
-            let time = event::now();
+            let time = clock::now();
             events.push(Event {
                 time,
                 operation,

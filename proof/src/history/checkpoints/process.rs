@@ -7,7 +7,8 @@ use larder::{CheckpointStore, Deletion, ErrorKind, Put, Wait};
 
 use super::positions::{Event, What};
 use crate::checkpoints::{self, FILE, Position};
-use crate::history::event::{self, Recorder};
+use crate::clock;
+use crate::history::event::Recorder;
 use crate::history::process::{DEADLINE, Options, Pause, until_violation};
 
 /// Where the file is, given where the records are.
@@ -32,7 +33,7 @@ struct Record {
 impl Record {
     fn write(&mut self, what: What) -> std::io::Result<()> {
         let event = Event {
-            time: event::now(),
+            time: clock::now(),
             operation: self.operation,
             key: self.key,
             what,
