@@ -8,6 +8,7 @@
 
 mod case;
 mod check;
+mod checkpoints;
 mod errors;
 mod operation;
 mod store;

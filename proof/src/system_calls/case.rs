@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use anyhow::{Context, bail, ensure};
-use larder::PathKey;
 
 use super::check::{self, Beside, First};
 use super::operation::Operation;
@@ -167,7 +166,7 @@ impl Case<'_> {
                 "what is beside it was touched"
             );
         }
-        let left = check::staged(&base)?;
+        let left = check::staged(operation.kind, &base)?;
         if let (Fault::Error(errno), true) = (fault, end.met_fault()) {
             examine_said(operation, call, errno, &said, &base)?;
         }
@@ -193,10 +192,21 @@ impl Case<'_> {
                 self.examine_names(&end.trace, &base)?;
             }
         }
+        if operation.kind == Kind::Checkpoints && matches!(said, Said::Err { .. } | Said::Own) {
+            ensure!(
+                found == operation.before || self.is_last_sync(call),
+                "it said that it had failed, and left {found:?}"
+            );
+        }
         if !end.was_killed() {
             self.examine_staged(call, &left)?;
         }
         Ok(())
+    }
+
+    /// Whether a call is the one thing that may fail when a change of checkpoints is seen already.
+    fn is_last_sync(&self, call: &Call) -> bool {
+        self.setting.is_full() && call.name == "fsync"
     }
 
     /// With `Full`, who said that it had worked has synced every directory on the way to what it
@@ -211,7 +221,7 @@ impl Case<'_> {
             .enumerate()
             .filter(|(n, _)| before[*n] != after[*n])
         {
-            let path = key.key();
+            let path = self.operation.path(key);
             let synced = trace::synced_since(trace, &path.to_string_lossy());
             let synced = synced.with_context(|| format!("no call is about {key:?}"))?;
             for dir in path.ancestors().skip(1).map(|dir| base.join(dir)) {
@@ -227,7 +237,7 @@ impl Case<'_> {
         Ok(())
     }
 
-    /// What a process that ended in good order has left in `tmp/`: nothing.
+    /// What a process that ended in good order has left of what it did not publish: nothing.
     fn examine_staged(&self, call: &Call, left: &BTreeSet<String>) -> anyhow::Result<()> {
         let many_files =
             self.operation.kind == Kind::Trees || self.operation.name.ends_with("-batch");
@@ -235,7 +245,7 @@ impl Case<'_> {
         if !self.operation.is_littered() && !may_leave {
             ensure!(
                 left.is_empty(),
-                "it ended in good order, and left {left:?} in tmp"
+                "it ended in good order, and left {left:?}, which is not published"
             );
         }
         Ok(())

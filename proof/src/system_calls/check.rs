@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::{Context, ensure};
 use larder::PathKey;
 
+use super::checkpoints;
 use super::operation::Operation;
 use super::store::{AGAIN, BESIDE, KEYS, Kind, Setting, State, Store, listing};
 
@@ -37,6 +38,9 @@ impl Beside {
 /// Returns the state that was found.
 pub(super) fn examine(operation: &Operation, base: &Path, first: First) -> anyhow::Result<State> {
     let kind = operation.kind;
+    if kind == Kind::Checkpoints {
+        return checkpoints::examine(operation, base);
+    }
     let store = Store::open(kind, Setting::None, base).context("open the store afterwards")?;
     let found = state_of(&store)?;
     for (n, key) in KEYS.iter().enumerate() {
@@ -79,8 +83,13 @@ pub(super) fn examine(operation: &Operation, base: &Path, first: First) -> anyho
     Ok(found)
 }
 
-/// What is in `tmp/`.
-pub(super) fn staged(base: &Path) -> anyhow::Result<BTreeSet<String>> {
+/// What is there of what is not published: in `tmp/`, or beside a file of checkpoints.
+pub(super) fn staged(kind: Kind, base: &Path) -> anyhow::Result<BTreeSet<String>> {
+    if kind == Kind::Checkpoints {
+        let mut names = listing(base)?;
+        names.retain(|name| name.ends_with(".new"));
+        return Ok(names);
+    }
     let tmp = base.join("tmp");
     if tmp.is_dir() {
         listing(&tmp)

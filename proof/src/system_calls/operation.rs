@@ -1,18 +1,20 @@
 //! The operations: what each finds, what it leaves, and how it is called.
 
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Context;
 use larder::PathKey;
 
+use super::checkpoints;
 use super::store::{
     BESIDE, DESCRIBED, KEYS, Kind, NEW, OLD, Setting, State, Store, fill, word_in, word_of,
     word_of_bytes, write_pieces, write_value,
 };
+use crate::checkpoints::FILE;
 
-type Act = fn(&Store) -> anyhow::Result<String>;
+pub(super) type Act = fn(&Store) -> anyhow::Result<String>;
 
 /// Something that a process does to a store, once.
 #[derive(Clone, Debug)]
@@ -32,10 +34,10 @@ pub(super) struct Operation {
     unchecked: bool,
 }
 
-const BARE: State = [None; 5];
-const NOTHING: State = one(None);
-const ONE_OLD: State = one(Some(OLD));
-const ONE_NEW: State = one(Some(NEW));
+pub(super) const BARE: State = [None; 5];
+pub(super) const NOTHING: State = one(None);
+pub(super) const ONE_OLD: State = one(Some(OLD));
+pub(super) const ONE_NEW: State = one(Some(NEW));
 const ONE_DESCRIBED: State = one(Some(DESCRIBED));
 
 const fn one(word: Option<&'static str>) -> State {
@@ -50,43 +52,47 @@ const BATCHES: &[Setting] = &[Setting::None, Full, FullSyncfs];
 const ANY: &[Setting] = &[Data];
 
 fn files(name: &'static str, before: State, after: State, act: Act) -> Operation {
-    Operation {
-        name,
-        kind: Kind::Files,
-        before,
-        after,
-        settings: ANY,
-        says: "done",
-        act: Some(act),
-        littered: false,
-        unchecked: false,
-    }
+    Operation::new(Kind::Files, name, before, after, act)
 }
 
 fn trees(name: &'static str, before: State, after: State, act: Act) -> Operation {
-    Operation {
-        kind: Kind::Trees,
-        ..files(name, before, after, act)
-    }
+    Operation::new(Kind::Trees, name, before, after, act)
 }
 
 fn sealed(name: &'static str, before: State, after: State, act: Act) -> Operation {
-    Operation {
-        kind: Kind::Sealed,
-        ..files(name, before, after, act)
-    }
+    Operation::new(Kind::Sealed, name, before, after, act)
 }
 
 impl Operation {
-    fn under(self, settings: &'static [Setting]) -> Self {
+    pub(super) fn new(
+        kind: Kind,
+        name: &'static str,
+        before: State,
+        after: State,
+        act: Act,
+    ) -> Self {
+        Operation {
+            name,
+            kind,
+            before,
+            after,
+            settings: ANY,
+            says: "done",
+            act: Some(act),
+            littered: false,
+            unchecked: false,
+        }
+    }
+
+    pub(super) fn under(self, settings: &'static [Setting]) -> Self {
         Operation { settings, ..self }
     }
 
-    fn says(self, says: &'static str) -> Self {
+    pub(super) fn says(self, says: &'static str) -> Self {
         Operation { says, ..self }
     }
 
-    fn littered(self) -> Self {
+    pub(super) fn littered(self) -> Self {
         Operation {
             littered: true,
             ..self
@@ -100,7 +106,7 @@ impl Operation {
         }
     }
 
-    fn opening(self) -> Self {
+    pub(super) fn opening(self) -> Self {
         Operation { act: None, ..self }
     }
 
@@ -109,6 +115,7 @@ impl Operation {
         let mut all = all_of_files();
         all.extend(all_of_sealed());
         all.extend(all_of_trees());
+        all.extend(checkpoints::all());
         all
     }
 
@@ -123,6 +130,14 @@ impl Operation {
                     names.join(", ")
                 )
             })
+    }
+
+    /// Where a key's value is.
+    pub(super) fn path(&self, key: &str) -> PathBuf {
+        match self.kind {
+            Kind::Files | Kind::Sealed | Kind::Trees => key.key(),
+            Kind::Checkpoints => FILE.into(),
+        }
     }
 
     /// Whether the store's very directory is to be made.
@@ -156,6 +171,9 @@ impl Operation {
     pub(super) fn prepare(&self, base: &Path) -> anyhow::Result<()> {
         if self.makes_the_store() {
             return Ok(());
+        }
+        if self.kind == Kind::Checkpoints {
+            std::fs::create_dir_all(base)?;
         }
         let store = Store::open(self.kind, Setting::None, base)?;
         for (key, word) in KEYS.iter().zip(self.before) {
@@ -293,7 +311,7 @@ fn all_of_trees() -> Vec<Operation> {
     ]
 }
 
-fn done() -> String {
+pub(super) fn done() -> String {
     "done".to_owned()
 }
 
@@ -340,7 +358,7 @@ fn describe_file(store: &Store) -> anyhow::Result<String> {
 fn remove(store: &Store) -> anyhow::Result<String> {
     let removed = match store {
         Store::Files(store) => store.remove(KEYS[0])?,
-        Store::Trees(store) => store.remove(KEYS[0])?,
+        other => other.trees()?.remove(KEYS[0])?,
     };
     Ok(if removed {
         done()
@@ -427,6 +445,9 @@ fn inherit_tree(store: &Store) -> anyhow::Result<String> {
 /// What processes that died at various points leave: staged things of each kind, a lock file and a
 /// sidecar without a value, empty directories.
 fn litter(kind: Kind, base: &Path) -> anyhow::Result<()> {
+    if kind == Kind::Checkpoints {
+        return Ok(checkpoints::litter(base)?);
+    }
     let tmp = base.join("tmp");
     std::fs::write(tmp.join("f-0123456789"), "half a val")?;
     std::fs::write(tmp.join("m-0123456789"), "")?;

@@ -7,9 +7,14 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use larder::{
-    Barrier, DirLease, Durability, GcReport, KVDirStore, KVFileStore, PathKey, StoreOptions, Value,
-    ValueWriter, Wait,
+    Barrier, CheckpointOptions, CheckpointStore, DirLease, Durability, GcReport, KVDirStore,
+    KVFileStore, PathKey, StoreOptions, Value, ValueWriter, Wait,
 };
+
+use super::checkpoints::key as checkpoint_key;
+use crate::checkpoints::FILE;
+
+const NO_STORE: &str = "checkpoints are in no store";
 
 pub(super) const OLD: &str = "old";
 pub(super) const NEW: &str = "new";
@@ -29,6 +34,8 @@ pub(super) enum Kind {
     Files,
     Sealed,
     Trees,
+    /// A file of checkpoints, in a directory of its own.
+    Checkpoints,
 }
 
 /// How a store is opened.
@@ -60,6 +67,13 @@ impl Setting {
 
     pub(super) fn is_full(self) -> bool {
         matches!(self, Setting::Full | Setting::FullSyncfs)
+    }
+
+    fn checkpoint_options(self) -> CheckpointOptions {
+        CheckpointOptions::new().durability(match self {
+            Setting::None | Setting::Data => Durability::Data,
+            Setting::Full | Setting::FullSyncfs => Durability::Full,
+        })
     }
 
     fn options(self) -> StoreOptions {
@@ -112,6 +126,11 @@ pub(super) fn word_of_bytes(bytes: &[u8]) -> anyhow::Result<&'static str> {
         .into_iter()
         .find(|word| pieces(word).concat() == bytes)
         .with_context(|| format!("a torn value of {} bytes", bytes.len()))
+}
+
+/// A value as text.
+pub(super) fn text_of(word: &str) -> String {
+    String::from_utf8_lossy(&pieces(word).concat()).into_owned()
 }
 
 /// A tree has files, directories, one of them empty, and a link.
@@ -169,11 +188,12 @@ pub(super) fn listing(base: &Path) -> anyhow::Result<BTreeSet<String>> {
     Ok(found)
 }
 
-/// A store of either kind.
+/// A store of either kind, or a file of checkpoints.
 #[derive(Debug)]
 pub(super) enum Store {
     Files(KVFileStore),
     Trees(KVDirStore),
+    Checkpoints(CheckpointStore<String>),
 }
 
 impl Store {
@@ -186,20 +206,31 @@ impl Store {
                 Store::Files(options.open_file_store(base)?.with_wait(Wait::TryOnce))
             }
             Kind::Trees => Store::Trees(options.open_dir_store(base)?.with_wait(Wait::TryOnce)),
+            Kind::Checkpoints => {
+                let opened = setting.checkpoint_options().open(base.join(FILE))?;
+                Store::Checkpoints(opened.with_wait(Wait::TryOnce))
+            }
         })
     }
 
     pub(super) fn files(&self) -> anyhow::Result<&KVFileStore> {
         match self {
             Store::Files(store) => Ok(store),
-            Store::Trees(_) => bail!("a store of trees"),
+            _ => bail!("no store of files"),
         }
     }
 
     pub(super) fn trees(&self) -> anyhow::Result<&KVDirStore> {
         match self {
             Store::Trees(store) => Ok(store),
-            Store::Files(_) => bail!("a store of files"),
+            _ => bail!("no store of trees"),
+        }
+    }
+
+    pub(super) fn checkpoints(&self) -> anyhow::Result<&CheckpointStore<String>> {
+        match self {
+            Store::Checkpoints(checkpoints) => Ok(checkpoints),
+            _ => bail!("no checkpoints"),
         }
     }
 
@@ -210,47 +241,59 @@ impl Store {
                 let lease: Option<DirLease> = store.get(key)?;
                 lease.map(|lease| word_in(&lease)).transpose()
             }
+            Store::Checkpoints(checkpoints) => {
+                let found = checkpoints.get(&checkpoint_key(key))?;
+                found
+                    .map(|found| word_of_bytes(found.state.as_bytes()))
+                    .transpose()
+            }
         }
     }
 
-    pub(super) fn put(&self, key: &str, word: &str) -> larder::Result<()> {
+    pub(super) fn put(&self, key: &str, word: &str) -> anyhow::Result<()> {
         match self {
+            Store::Checkpoints(checkpoints) => {
+                checkpoints.update(&checkpoint_key(key), |_| Ok(text_of(word)))?;
+            }
             Store::Files(store) => drop(store.set(key, |w| write_value(w, word))?),
             Store::Trees(store) => drop(store.replace(key, |tree| fill(tree, word))?),
         }
         Ok(())
     }
 
-    pub(super) fn lock(&self, key: &str) -> larder::Result<()> {
+    pub(super) fn lock(&self, key: &str) -> anyhow::Result<()> {
         match self {
+            Store::Checkpoints(_) => bail!(NO_STORE),
             Store::Files(store) => drop(store.lock(key)?),
             Store::Trees(store) => drop(store.lock(key)?),
         }
         Ok(())
     }
 
-    pub(super) fn sweep(&self) -> larder::Result<GcReport> {
+    pub(super) fn sweep(&self) -> anyhow::Result<GcReport> {
         match self {
-            Store::Files(store) => store.sweep(),
-            Store::Trees(store) => store.sweep(),
+            Store::Files(store) => Ok(store.sweep()?),
+            Store::Trees(store) => Ok(store.sweep()?),
+            Store::Checkpoints(_) => bail!(NO_STORE),
         }
     }
 
-    pub(super) fn clear(&self) -> larder::Result<GcReport> {
+    pub(super) fn clear(&self) -> anyhow::Result<GcReport> {
         match self {
-            Store::Files(store) => store.clear(),
-            Store::Trees(store) => store.clear(),
+            Store::Files(store) => Ok(store.clear()?),
+            Store::Trees(store) => Ok(store.clear()?),
+            Store::Checkpoints(_) => bail!(NO_STORE),
         }
     }
 
     /// The entries' keys.
-    pub(super) fn entries(&self) -> larder::Result<BTreeSet<PathBuf>> {
+    pub(super) fn entries(&self) -> anyhow::Result<BTreeSet<PathBuf>> {
         let entries = match self {
             Store::Files(store) => store.entries(),
             Store::Trees(store) => store.entries(),
+            Store::Checkpoints(_) => bail!(NO_STORE),
         };
-        entries
-            .map(|entry| entry.map(|entry| entry.key()))
-            .collect()
+        let keys = entries.map(|entry| Ok(entry?.key()));
+        keys.collect()
     }
 }
