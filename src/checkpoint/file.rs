@@ -48,6 +48,8 @@ pub(super) struct Known {
 struct Read {
     file: File,
     stamp: Stamp,
+    /// This process has synced its name. Who wrote it may have failed, or died, before that.
+    lasts: bool,
 }
 
 impl Read {
@@ -55,6 +57,7 @@ impl Read {
         Read {
             file,
             stamp: stamp(meta),
+            lasts: false,
         }
     }
 }
@@ -300,16 +303,37 @@ impl Locked<'_> {
                 return Err(err).writing(write, || file.at());
             }
         };
-        if file.options.durability == Durability::Full {
-            let make_last = "make the new checkpoints last, which others see already,";
-            file.dir.sync().writing(make_last, || file.at())?;
-        }
+        self.sync_name()?;
         // Otherwise it is read again.
         if let Ok(meta) = sys::fstat(&written) {
-            let read = Some(Read::new(written, &meta));
-            file.known().apply(change, read);
+            let read = Read {
+                lasts: true,
+                ..Read::new(written, &meta)
+            };
+            file.known().apply(change, Some(read));
         }
         Ok(())
+    }
+
+    /// Makes what is known last, for an answer that rests on it and changes nothing.
+    pub(super) fn make_last(&self) -> Result<()> {
+        let lasts = |known: &Known| known.read.as_ref().is_none_or(|read| read.lasts);
+        if !lasts(&self.file.known()) {
+            self.sync_name()?;
+            if let Some(read) = &mut self.file.known().read {
+                read.lasts = true;
+            }
+        }
+        Ok(())
+    }
+
+    fn sync_name(&self) -> Result<()> {
+        let file = self.file;
+        if file.options.durability < Durability::Full {
+            return Ok(());
+        }
+        let make_last = "make the new checkpoints last, which others see already,";
+        file.dir.sync().writing(make_last, || file.at())
     }
 
     /// Writes a new file beside the old one, durably. What a killed process left of one goes.

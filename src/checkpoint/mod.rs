@@ -224,10 +224,14 @@ impl<T> CheckpointStore<T> {
             Some(record) if record.state().is_some() => record.sequence,
             _ => {
                 self.file.check_not_behind(&known, key)?;
+                drop(known);
+                lock.make_last()?;
                 return Ok(Deletion::Absent);
             }
         };
         if stored > seen {
+            drop(known);
+            lock.make_last()?;
             return Ok(Deletion::Stale { stored });
         }
         self.file.check_not_behind(&known, key)?;
@@ -334,6 +338,7 @@ impl<T: Serialize + DeserializeOwned> CheckpointStore<T> {
     /// - [`Io`](crate::ErrorKind::Io) and [`ReadOnly`](crate::ErrorKind::ReadOnly). A call that fails leaves
     ///   the file as it was, with one exception: if with [`Durability::Full`] the directory cannot be synced
     ///   after the file was replaced, what others see is the new one, and the error says that it may not last.
+    ///   Who comes next makes it last, also by a call that finds nothing to change.
     pub fn put(&self, key: &CheckpointKey, sequence: u64, state: &T) -> Result<Put> {
         let json = self.write(key, state)?;
         let lock = self.file.lock(&self.waiting)?;
@@ -342,10 +347,11 @@ impl<T: Serialize + DeserializeOwned> CheckpointStore<T> {
             return Err(self.file.rolled_back(&known, key, seen));
         }
         let stored = known.table.records.get(key).map(|record| record.sequence);
+        drop(known);
         if let Some(stored) = stored.filter(|&stored| stored >= sequence) {
+            lock.make_last()?;
             return Ok(Put::Stale { stored });
         }
-        drop(known);
         let content = Content::State(json.into());
         lock.publish(key, Record { sequence, content })?;
         Ok(Put::Stored)
@@ -385,6 +391,7 @@ impl<T: Serialize + DeserializeOwned> CheckpointStore<T> {
         let last = record.as_ref().map_or(0, |record| record.sequence);
         let stored = record.as_ref().and_then(Record::state);
         if stored.is_some_and(|stored| table::is_same(stored, &json)) {
+            lock.make_last()?;
             let sequence = last;
             return Ok(Checkpoint { sequence, state });
         }

@@ -224,12 +224,46 @@ fn fail_everywhere(dir: &Path) {
         }
         assert!(failed > 0, "{step:?} ignores every error of {calls} calls");
     }
+    answers_last(&dir.join("answers"));
     // When nothing has changed, a `get` is one look.
     Step::Put.prepare(dir);
     let store = open(dir, Durability::Data);
     arm([]);
     let found = store.get(&key(1)).unwrap();
     assert_eq!((disarm(), found.unwrap().sequence), (vec!["stat"], 1));
+}
+
+/// With `Full`, who finds nothing to change makes last what is there, once: who put it there may have failed in
+/// that, and may be asking again.
+fn answers_last(dir: &Path) {
+    let answers: [fn(&CheckpointStore<String>); 4] = [
+        |store| {
+            let same = store.update(&key(1), |old| Ok(old.unwrap())).unwrap();
+            assert_eq!(same.sequence, 1);
+        },
+        |store| {
+            let put = store.put(&key(1), 1, &"new".into()).unwrap();
+            assert_eq!(put, Put::Stale { stored: 1 });
+        },
+        |store| assert_eq!(store.delete(&key(3), 1).unwrap(), Deletion::Absent),
+        |store| {
+            let deletion = store.delete(&key(2), 6).unwrap();
+            assert_eq!(deletion, Deletion::Stale { stored: 7 });
+        },
+    ];
+    Step::Put.prepare(dir);
+    for answer in answers {
+        for (durability, first) in [(Durability::Data, 0), (Durability::Full, 1)] {
+            let store = open(dir, durability);
+            for expected in [first, 0] {
+                arm([]);
+                answer(&store);
+                let calls = disarm();
+                let syncs = calls.iter().filter(|&&call| call == "fsync-dir").count();
+                assert_eq!(syncs, expected, "{calls:?}");
+            }
+        }
+    }
 }
 
 // --- everybody at once ---
