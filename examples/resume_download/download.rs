@@ -13,8 +13,8 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use data_encoding::BASE64;
 use larder::{
-    ArtifactHash, CheckpointKey, CheckpointOptions, CheckpointStore, Durability, ErrorKind,
-    KVFileLock, KVFileStore, Value,
+    ArtifactHash, CheckpointKey, CheckpointOptions, CheckpointStore, Deletion, Durability,
+    ErrorKind, KVFileLock, KVFileStore, Value,
 };
 use serde::{Deserialize, Serialize};
 use ureq::Body;
@@ -234,7 +234,11 @@ impl Downloads {
 
     fn forget(&self, key: &CheckpointKey) -> anyhow::Result<()> {
         if let Some(stored) = self.checkpoints.get(key)? {
-            self.checkpoints.delete(key, stored.sequence)?;
+            let deletion = self.checkpoints.delete(key, stored.sequence)?;
+            ensure!(
+                deletion == Deletion::Deleted,
+                "somebody else has gone on with it"
+            );
         }
         Ok(())
     }

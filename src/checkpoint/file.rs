@@ -6,21 +6,26 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::CheckpointOptions;
 use super::key::CheckpointKey;
-use super::table::{Change, Record, Table};
+use super::table::{Content, Record, Table, Version};
 use crate::durable;
 use crate::error::{Error, ErrorKind, IoContext, Repr, Result};
+use crate::layout::LOCK_SUFFIX;
 use crate::lock::{KeptLock, Place, Waiting};
 use crate::options::Durability;
 use crate::sys::{self, Dir, Errno, FileId, Kind, Meta, clock};
 
 /// More is no file of small states, and reading it no small thing.
 const MAX_BYTES: u64 = 64 << 20;
+
+/// What a file is being written as. Longer than what somebody else may have beside his.
+const STAGED_SUFFIX: &str = ".larder-new";
 
 #[derive(Debug)]
 pub(super) struct CheckpointFile {
@@ -29,6 +34,8 @@ pub(super) struct CheckpointFile {
     name: PathBuf,
     lock_name: PathBuf,
     staged_name: PathBuf,
+    /// Attributes are cached there: only an open asks the server.
+    on_network: bool,
     options: CheckpointOptions,
     known: Mutex<Known>,
 }
@@ -39,8 +46,9 @@ pub(super) struct Known {
     pub(super) table: Table,
     /// The file that this is known of. `None`: there was none.
     read: Option<Read>,
-    /// The largest sequence seen of each key, where the file's is below it.
-    ahead: BTreeMap<CheckpointKey, u64>,
+    /// The newest that was seen of the file, and of each key where what the file has is older.
+    revision: u64,
+    ahead: BTreeMap<CheckpointKey, Version>,
 }
 
 /// A file that was read. It is kept open: as long as it is, no other has its number.
@@ -62,11 +70,11 @@ impl Read {
     }
 }
 
-/// What tells one state of the file from another. Its length and time change if somebody edits it in place.
-type Stamp = (FileId, u64, SystemTime);
+/// What tells one state of the file from another. All but its identity is for who edits it in place.
+type Stamp = (FileId, u64, SystemTime, SystemTime);
 
 fn stamp(meta: &Meta) -> Stamp {
-    (meta.id, meta.len, meta.modified)
+    (meta.id, meta.len, meta.modified, meta.changed)
 }
 
 impl Known {
@@ -77,37 +85,50 @@ impl Known {
     /// Puts in its place what is there now.
     fn replace(&mut self, table: Table, read: Option<Read>) {
         let old = std::mem::replace(&mut self.table, table);
-        let seen = old.records.iter().map(|(key, old)| (*key, old.sequence));
+        let seen = old.records.into_iter();
+        let seen = seen.map(|(key, record)| (key, record.version()));
         let ahead = std::mem::take(&mut self.ahead);
         for (key, seen) in seen.chain(ahead) {
-            let is_behind = match self.table.records.get(&key) {
-                Some(record) => record.sequence < seen,
-                None => self.table.forgotten < seen,
-            };
-            if is_behind {
-                let most = self.ahead.entry(key).or_default();
+            let now = self.table.records.get(&key).map(Record::version);
+            if now >= Some(seen) {
+                continue;
+            }
+            // In a file that came later, a key may have begun anew when its deletion was forgotten.
+            let is_anew =
+                self.table.revision > self.revision && self.table.forgotten > seen.sequence;
+            if !is_anew {
+                let most = self.ahead.entry(key).or_insert(seen);
                 *most = seen.max(*most);
             }
         }
+        self.revision = self.revision.max(self.table.revision);
         self.read = read;
     }
 
-    /// Notes a change that was made of what is known, if nothing newer is.
-    fn apply(&mut self, change: Change, read: Option<Read>) {
-        if self.ahead_of(&change.key) <= Some(change.record.sequence) {
-            self.ahead.remove(&change.key);
+    /// Notes a change that was made of what is known.
+    fn apply(&mut self, key: &CheckpointKey, table: Table, read: Read) {
+        let now = table.records.get(key).map(Record::version);
+        if self.ahead.get(key).copied() <= now {
+            self.ahead.remove(key);
         }
-        self.table.apply(change);
-        self.read = read;
+        self.revision = self.revision.max(table.revision);
+        self.table = table;
+        self.read = Some(read);
     }
 
-    /// The largest sequence of a key that this process has seen, if what is there now is below it.
-    pub(super) fn ahead_of(&self, key: &CheckpointKey) -> Option<u64> {
+    /// What this process has seen of a key, if what is there now is older.
+    pub(super) fn ahead_of(&self, key: &CheckpointKey) -> Option<Version> {
         self.ahead.get(key).copied()
+    }
+
+    /// A key of which this process has seen more than is there now.
+    pub(super) fn any_ahead(&self) -> Option<(&CheckpointKey, &Version)> {
+        self.ahead.first_key_value()
     }
 
     pub(super) fn accept_rollback(&mut self) {
         self.ahead.clear();
+        self.revision = self.table.revision;
     }
 }
 
@@ -118,6 +139,11 @@ impl CheckpointFile {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
             return Err(unusable(&path, ErrorKind::Corrupt, A_DIRECTORY.to_owned()));
         };
+        let mut taken = [LOCK_SUFFIX, STAGED_SUFFIX].into_iter();
+        if let Some(suffix) = taken.find(|suffix| name.as_bytes().ends_with(suffix.as_bytes())) {
+            let why = format!("what ends in {suffix} belongs to another file of checkpoints");
+            return Err(unusable(&path, ErrorKind::Unsupported, why));
+        }
         let beside = |suffix: &str| {
             let mut beside = name.to_owned();
             beside.push(suffix);
@@ -132,8 +158,9 @@ impl CheckpointFile {
         };
         let file = CheckpointFile {
             name: PathBuf::from(name),
-            lock_name: beside(".lock"),
-            staged_name: beside(".new"),
+            lock_name: beside(LOCK_SUFFIX),
+            staged_name: beside(STAGED_SUFFIX),
+            on_network: dir.file_system().reading(open, || path.clone())?.network,
             dir,
             options,
             known: Mutex::default(),
@@ -159,7 +186,7 @@ impl CheckpointFile {
     /// stays.
     pub(super) fn refreshed(&self) -> Result<MutexGuard<'_, Known>> {
         let mut known = self.known();
-        let found = self.dir.look(&self.name);
+        let found = self.look();
         let found = found.reading("look at the checkpoints", || self.at())?;
         if known.is_current(found.as_ref()) {
             return Ok(known);
@@ -172,6 +199,17 @@ impl CheckpointFile {
             }
         }
         Ok(known)
+    }
+
+    /// What is at the path.
+    fn look(&self) -> io::Result<Option<Meta>> {
+        if !self.on_network {
+            return self.dir.look(&self.name);
+        }
+        match sys::absent_is_none(self.dir.open_read(&self.name)) {
+            Err(err) if sys::is(&err, Errno::LOOP) => self.dir.look(&self.name),
+            opened => opened?.as_ref().map(sys::fstat).transpose(),
+        }
     }
 
     fn read(&self) -> Result<Option<(Table, Read)>> {
@@ -202,24 +240,40 @@ impl CheckpointFile {
 
     /// Takes the file's lock, as the caller waits for it.
     pub(super) fn lock(&self, waiting: &Waiting) -> Result<Locked<'_>> {
-        let at = || {
-            let mut path = self.path.clone().into_os_string();
-            path.push(".lock");
-            PathBuf::from(path)
-        };
-        let place = Place {
+        let lock = self.at_lock(|place| KeptLock::take(place, &mut waiting.start()))?;
+        // What is done through a descriptor is done to the directory that was opened.
+        let parent = self.path.parent().unwrap_or(&self.path);
+        let named = sys::absent_is_none(sys::stat_base(parent)).and_then(|named| {
+            let opened = self.dir.stat(".")?.id;
+            Ok(named.map(|meta| meta.id) == Some(opened))
+        });
+        if !named.reading("look at the checkpoints' directory", || {
+            parent.to_path_buf()
+        })? {
+            let why = "their directory was replaced since it was opened; open them again";
+            return Err(self.unusable(ErrorKind::Corrupt, why.to_owned()));
+        }
+        Ok(Locked { file: self, lock })
+    }
+
+    fn at_lock<T>(&self, what: impl FnOnce(Place<'_>) -> T) -> T {
+        what(Place {
             dir: &self.dir,
             name: &self.lock_name,
             doing: "lock the checkpoints",
-            at: &at,
+            at: &|| self.path.with_file_name(&self.lock_name),
             of: &|| self.at(),
-        };
-        let lock = KeptLock::take(place, &mut waiting.start())?;
-        Ok(Locked { file: self, lock })
+            on_network: self.on_network,
+        })
     }
 
     pub(super) fn unusable(&self, kind: ErrorKind, why: String) -> Error {
         unusable(&self.path, kind, why)
+    }
+
+    /// Until when a key is remembered that is deleted now.
+    pub(super) fn remember_until(&self) -> u64 {
+        seconds_now().saturating_add(self.options.keep_deleted.as_secs())
     }
 
     pub(super) fn rolled_back(&self, known: &Known, key: &CheckpointKey, seen: u64) -> Error {
@@ -235,7 +289,7 @@ impl CheckpointFile {
     /// Fails if this process has seen more of a key than is there now.
     pub(super) fn check_not_behind(&self, known: &Known, key: &CheckpointKey) -> Result<()> {
         match known.ahead_of(key) {
-            Some(seen) => Err(self.rolled_back(known, key, seen)),
+            Some(seen) => Err(self.rolled_back(known, key, seen.sequence)),
             None => Ok(()),
         }
     }
@@ -270,49 +324,65 @@ impl Locked<'_> {
     /// Replaces the file by one in which a key has this record. What is known has to be up to date.
     pub(super) fn publish(&self, key: &CheckpointKey, record: Record) -> Result<()> {
         let file = self.file;
-        let kept = file.options.keep_deleted.as_secs();
-        let change = Change {
-            key: *key,
-            record,
-            forget_before: seconds_now().saturating_sub(kept),
-        };
-        let (text, replaced) = {
-            let known = file.known();
-            let replaced = known.read.as_ref().map(|read| sys::fstat(&read.file));
-            (known.table.render(&change), replaced)
-        };
-        let replaced = replaced.transpose();
-        let replaced = replaced.reading("look at the checkpoints", || file.at())?;
-        if text.len() as u64 > MAX_BYTES {
+        let is_deletion = matches!(record.content, Content::Deleted(_));
+        let table = file.known().table.with(*key, record, seconds_now());
+        let text = table.render();
+        // Who deletes makes room.
+        if text.len() as u64 > MAX_BYTES && !is_deletion {
             let why = format!(
                 "they would take {} bytes, and {MAX_BYTES} are the most; delete some",
                 text.len()
             );
             return Err(file.unusable(ErrorKind::Unsupported, why));
         }
-        let staged = self.stage(text.as_bytes(), replaced.map(|meta| meta.mode));
-        let renamed = staged.and_then(|staged| {
-            file.dir.rename(&file.staged_name, &file.name)?;
-            Ok(staged)
-        });
         let write = "write the checkpoints";
-        let written = match renamed {
-            Ok(written) => written,
-            Err(err) => {
-                let _ = file.dir.unlink(&file.staged_name); // the first error is the one to tell
-                return Err(err).writing(write, || file.at());
-            }
-        };
+        let staged = self.stage(text.as_bytes());
+        let staged = staged.writing(write, || file.path.with_file_name(&file.staged_name))?;
+        let renamed = self.check_alone(&staged).and_then(|()| {
+            let renamed = file.dir.rename(&file.staged_name, &file.name);
+            renamed.writing(write, || file.at())
+        });
+        if let Err(err) = renamed {
+            self.discard(&staged); // the first error is the one to tell
+            return Err(err);
+        }
         self.sync_name()?;
-        // Otherwise it is read again.
-        if let Ok(meta) = sys::fstat(&written) {
-            let read = Read {
-                lasts: true,
-                ..Read::new(written, &meta)
-            };
-            file.known().apply(change, Some(read));
+        // Read-only from now on. If this fails, it is read again.
+        let read = file.dir.open_read(&file.name);
+        if let Ok((meta, read)) = read.and_then(|read| Ok((sys::fstat(&read)?, read))) {
+            let mut read = Read::new(read, &meta);
+            read.lasts = true;
+            file.known().apply(key, table, read);
         }
         Ok(())
+    }
+
+    /// Somebody may have deleted the lock file, so that another holds a lock as well. What he has written must not
+    /// be written over.
+    fn check_alone(&self, staged: &File) -> Result<()> {
+        let file = self.file;
+        let is_ours = || -> io::Result<bool> {
+            let found = file.look()?;
+            let new = file.dir.look(&file.staged_name)?.map(|meta| meta.id);
+            Ok(file.known().is_current(found.as_ref()) && new == Some(sys::fstat(staged)?.id))
+        };
+        let is_locked = file.at_lock(|place| self.lock.is_at(place))?;
+        if is_locked && is_ours().reading("look at the checkpoints", || file.at())? {
+            return Ok(());
+        }
+        let why =
+            "somebody has deleted their lock file, or changed them without it; nothing was written";
+        Err(file.unusable(ErrorKind::Corrupt, why.to_owned()))
+    }
+
+    /// Unless it is another's by now.
+    fn discard(&self, staged: &File) {
+        let dir = &self.file.dir;
+        let name = &self.file.staged_name;
+        let id = sys::fstat(staged).map(|meta| meta.id);
+        if id.is_ok_and(|id| matches!(dir.look(name), Ok(Some(meta)) if meta.id == id)) {
+            let _ = dir.unlink(name);
+        }
     }
 
     /// Makes what is known last, for an answer that rests on it and changes nothing.
@@ -336,18 +406,36 @@ impl Locked<'_> {
         file.dir.sync().writing(make_last, || file.at())
     }
 
-    /// Writes a new file beside the old one, durably. What a killed process left of one goes.
-    fn stage(&self, bytes: &[u8], mode: Option<u32>) -> io::Result<File> {
+    /// Writes a new file beside the old one, durably, and for the same eyes. What a killed process left of one
+    /// goes.
+    fn stage(&self, bytes: &[u8]) -> io::Result<File> {
         let file = self.file;
+        let old = file
+            .known()
+            .read
+            .as_ref()
+            .map(|read| sys::fstat(&read.file));
+        let old = old.transpose()?;
         sys::absent_is_none(file.dir.unlink(&file.staged_name))?;
-        let staged = file.dir.create_new(&file.staged_name, 0o666)?;
-        if let Some(mode) = mode {
-            sys::fchmod(&staged, mode)?;
+        // From the beginning nobody may open it who may not read the old one.
+        let mode = old.map_or(0o666, |old| old.mode & 0o666);
+        let staged = file.dir.create_new(&file.staged_name, mode)?;
+        let written = old.map_or(Ok(()), |old| become_as(&staged, &old));
+        let written = written.and_then(|()| sys::write_at(&staged, bytes, 0));
+        if let Err(err) = written.and_then(|()| durable::data(&staged)) {
+            self.discard(&staged);
+            return Err(err);
         }
-        sys::write_at(&staged, bytes, 0)?;
-        durable::data(&staged)?;
         Ok(staged)
     }
+}
+
+/// Gives a new file the owner, as far as this process may, and the permission bits of the one that it is to replace.
+fn become_as(new: &File, old: &Meta) -> io::Result<()> {
+    if sys::fstat(new)?.owner != old.owner {
+        let _ = sys::fchown(new, old.owner);
+    }
+    sys::fchmod(new, old.mode)
 }
 
 pub(super) fn seconds_now() -> u64 {

@@ -135,8 +135,9 @@ impl CheckpointOptions {
         self
     }
 
-    /// How long the sequence of a deleted state is remembered, so that who still has an older one cannot bring
-    /// it back; 30 days by default. It takes about 110 bytes of the file.
+    /// How long the sequence of a state that is deleted through this handle is remembered, so that who still has
+    /// an older one cannot bring it back; 30 days by default. It takes about 110 bytes of the file, of which at
+    /// most the last 1,000 are kept.
     pub fn keep_deleted(mut self, time: Duration) -> Self {
         self.keep_deleted = time;
         self
@@ -166,8 +167,11 @@ impl CheckpointOptions {
 impl<T> CheckpointStore<T> {
     /// Opens the file at `path`, in a directory that is there. The file itself comes with the first state, and
     /// beside it a lock file, `PATH.lock`, which stays: many processes may wait for it, and one file is not
-    /// worth what deleting it safely takes. `PATH.new` is what is just being written, and what a killed process
-    /// leaves of that is replaced by the next.
+    /// worth what deleting it safely takes. `PATH.larder-new` is what is just being written, and what a killed
+    /// process leaves of that is replaced by the next. A path that ends in one of these suffixes is refused.
+    ///
+    /// The directory is held open. If another takes its place, changes fail, and what is read is what was
+    /// opened. The file that was read last is held open, too, for reading.
     ///
     /// # Errors
     ///
@@ -186,9 +190,12 @@ impl<T> CheckpointStore<T> {
     ///
     /// # Errors
     ///
-    /// As [`get`](Self::get), but for what is the matter with single states.
+    /// As [`get`](Self::get), [`RolledBack`](crate::ErrorKind::RolledBack) for any of the keys.
     pub fn keys(&self) -> Result<Vec<CheckpointKey>> {
         let known = self.file.refreshed()?;
+        if let Some((key, seen)) = known.any_ahead() {
+            return Err(self.file.rolled_back(&known, key, seen.sequence));
+        }
         let records = known.table.records.iter();
         let live = records.filter(|(_, record)| record.state().is_some());
         Ok(live.map(|(key, _)| *key).collect())
@@ -220,26 +227,31 @@ impl<T> CheckpointStore<T> {
         let lock = self.file.lock(&self.waiting)?;
         let known = self.file.refreshed()?;
         let record = known.table.records.get(key);
-        let stored = match record {
-            Some(record) if record.state().is_some() => record.sequence,
-            _ => {
-                self.file.check_not_behind(&known, key)?;
-                drop(known);
-                lock.make_last()?;
-                return Ok(Deletion::Absent);
-            }
+        let is_live = record.is_some_and(|record| record.state().is_some());
+        let Some(stored) = record.map(|record| record.sequence) else {
+            self.file.check_not_behind(&known, key)?;
+            drop(known);
+            lock.make_last()?;
+            return Ok(Deletion::Absent);
         };
         if stored > seen {
             drop(known);
             lock.make_last()?;
-            return Ok(Deletion::Stale { stored });
+            return Ok(match is_live {
+                true => Deletion::Stale { stored },
+                false => Deletion::Absent,
+            });
         }
         self.file.check_not_behind(&known, key)?;
         if stored < seen {
             return Err(self.file.rolled_back(&known, key, seen));
         }
         drop(known);
-        let content = Content::Deleted(file::seconds_now());
+        if !is_live {
+            lock.make_last()?;
+            return Ok(Deletion::Absent);
+        }
+        let content = Content::Deleted(self.file.remember_until());
         let sequence = stored;
         lock.publish(key, Record { sequence, content })?;
         Ok(Deletion::Deleted)
@@ -332,18 +344,25 @@ impl<T: Serialize + DeserializeOwned> CheckpointStore<T> {
     /// - [`Busy`](crate::ErrorKind::Busy) and [`Cancelled`](crate::ErrorKind::Cancelled), as the store waits;
     ///   [`WouldDeadlock`](crate::ErrorKind::WouldDeadlock) in a closure of [`update`](Self::update) on the same
     ///   file.
-    /// - [`Compute`](crate::ErrorKind::Compute): the state cannot be written as JSON, or not be read again
-    ///   as it was written (a `NaN`, for example, is written as `null`).
-    /// - [`Unsupported`](crate::ErrorKind::Unsupported): the file would be larger than 64 MiB.
+    /// - [`Compute`](crate::ErrorKind::Compute): the state cannot be written as JSON, or what is written not be
+    ///   read again as a `T` (a `NaN`, for example, is written as `null`).
+    /// - [`Unsupported`](crate::ErrorKind::Unsupported): the file would be larger than 64 MiB; or the sequence
+    ///   is [`u64::MAX`], above which there would be none.
+    /// - [`Corrupt`](crate::ErrorKind::Corrupt): the directory was replaced since it was opened, or somebody has
+    ///   deleted the lock file, or changed the file without it, meanwhile.
     /// - [`Io`](crate::ErrorKind::Io) and [`ReadOnly`](crate::ErrorKind::ReadOnly). A call that fails leaves
     ///   the file as it was, with one exception: if with [`Durability::Full`] the directory cannot be synced
     ///   after the file was replaced, what others see is the new one, and the error says that it may not last.
     ///   Who comes next makes it last, also by a call that finds nothing to change.
     pub fn put(&self, key: &CheckpointKey, sequence: u64, state: &T) -> Result<Put> {
         let json = self.write(key, state)?;
+        if sequence == u64::MAX {
+            return Err(self.no_more(key));
+        }
         let lock = self.file.lock(&self.waiting)?;
         let known = self.file.refreshed()?;
-        if let Some(seen) = known.ahead_of(key).filter(|&seen| seen >= sequence) {
+        let ahead = known.ahead_of(key).map(|seen| seen.sequence);
+        if let Some(seen) = ahead.filter(|&seen| seen >= sequence) {
             return Err(self.file.rolled_back(&known, key, seen));
         }
         let stored = known.table.records.get(key).map(|record| record.sequence);
@@ -358,9 +377,12 @@ impl<T: Serialize + DeserializeOwned> CheckpointStore<T> {
     }
 
     /// Replaces a state by what `f` makes of it, under the next sequence. Nobody else changes the file meanwhile.
-    /// Where `f` returns what was there, nothing is written, and the sequence stays.
+    /// Where `f` returns what was there, nothing is written, and the sequence stays. (What was there is what has the
+    /// same JSON. A hash map that was built anew may not have.)
     ///
-    /// `f` gets `None` where there is no state. It may read this store, and not change it.
+    /// `f` gets `None` where there is no state. It may read this store, and not change it. It gets what is there,
+    /// not what the caller believes to be: what it returns should come of that, or a process that has fallen
+    /// behind takes back what others have done.
     ///
     /// # Errors
     ///
@@ -376,32 +398,43 @@ impl<T: Serialize + DeserializeOwned> CheckpointStore<T> {
         let known = self.file.refreshed()?;
         self.file.check_not_behind(&known, key)?;
         let record = known.table.records.get(key).cloned();
+        let next = match &record {
+            Some(record) => record.sequence.saturating_add(1),
+            // Above whatever a forgotten key of this name had.
+            None => known.table.forgotten.max(1),
+        };
         drop(known);
         let current = match &record {
-            Some(record) => self.read(key, record)?,
+            Some(record) => self.read(key, record)?.map(|checkpoint| checkpoint.state),
             None => None,
         };
-        let made = lock.computing(|| f(current.map(|checkpoint| checkpoint.state)));
+        // The same in other words, as a hash map has them in each process.
+        let before = current.as_ref().map(serde_json::to_string);
+        let before = before.and_then(|before| before.ok());
+        let made = lock.computing(|| f(current));
         let state = made.map_err(|source| Repr::Compute {
             path: self.path().to_path_buf(),
             label: Some(format!("checkpoint {key}")),
             source,
         })?;
         let json = self.write(key, &state)?;
-        let last = record.as_ref().map_or(0, |record| record.sequence);
         let stored = record.as_ref().and_then(Record::state);
-        if stored.is_some_and(|stored| table::is_same(stored, &json)) {
+        if before.as_ref() == Some(&json) || stored.is_some_and(|stored| **stored == *json) {
             lock.make_last()?;
-            let sequence = last;
+            let sequence = next - 1;
             return Ok(Checkpoint { sequence, state });
         }
-        let sequence = last.checked_add(1).ok_or_else(|| {
-            let why = format!("the sequence of {key} is the largest that there is");
-            self.file.unusable(crate::ErrorKind::Unsupported, why)
-        })?;
-        let content = Content::State(json.into());
+        if next == u64::MAX {
+            return Err(self.no_more(key));
+        }
+        let (sequence, content) = (next, Content::State(json.into()));
         lock.publish(key, Record { sequence, content })?;
         Ok(Checkpoint { sequence, state })
+    }
+
+    fn no_more(&self, key: &CheckpointKey) -> crate::Error {
+        let why = format!("{key} has no sequence left, as the largest number is none");
+        self.file.unusable(crate::ErrorKind::Unsupported, why)
     }
 
     /// A state as JSON, if it can be read again.

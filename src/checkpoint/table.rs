@@ -6,10 +6,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fmt::Write as _;
-use std::ops::Bound;
 use std::sync::Arc;
 
-use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::key::{CheckpointKey, KEY_VERSION, NOT_A_KEY};
@@ -20,10 +19,15 @@ const VERSION: u64 = 1;
 const VERSION_FIELD: &str = "larder_checkpoints";
 const KEY_VERSION_FIELD: &str = "key_version";
 
+/// Of how many deleted keys the sequences are remembered.
+const MOST_DELETED: usize = 1000;
+
 /// All that is in a file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Table {
-    /// The largest sequence of a deleted key of which nothing is known any more.
+    /// How often the file was changed, which tells an older one from a newer.
+    pub(super) revision: u64,
+    /// Above the sequences of all deleted keys of which nothing is known any more.
     pub(super) forgotten: u64,
     pub(super) records: BTreeMap<CheckpointKey, Record>,
 }
@@ -39,8 +43,15 @@ pub(super) struct Record {
 pub(super) enum Content {
     /// A state, as JSON on one line.
     State(Arc<str>),
-    /// Deleted, at so many seconds after 1970.
+    /// Deleted, and to be remembered until so many seconds after 1970.
     Deleted(u64),
+}
+
+/// How far a key has come: what it has under a sequence comes before its deletion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Version {
+    pub(super) sequence: u64,
+    is_deleted: bool,
 }
 
 impl Record {
@@ -48,6 +59,13 @@ impl Record {
         match &self.content {
             Content::State(state) => Some(state),
             Content::Deleted(_) => None,
+        }
+    }
+
+    pub(super) fn version(&self) -> Version {
+        Version {
+            sequence: self.sequence,
+            is_deleted: self.state().is_none(),
         }
     }
 }
@@ -80,22 +98,17 @@ impl Table {
         })
     }
 
-    /// The text of the table after a change.
-    pub(super) fn render(&self, change: &Change) -> String {
+    pub(super) fn render(&self) -> String {
+        let Table {
+            revision,
+            forgotten,
+            records,
+        } = self;
         let mut text = format!(
-            "{{\n\"{VERSION_FIELD}\": {VERSION},\n\"{KEY_VERSION_FIELD}\": {KEY_VERSION},\n\"forgotten\": {},\n\
-             \"checkpoints\": {{",
-            self.forgotten_with(change)
+            "{{\n\"{VERSION_FIELD}\": {VERSION},\n\"{KEY_VERSION_FIELD}\": {KEY_VERSION},\n\
+             \"revision\": {revision},\n\"forgotten\": {forgotten},\n\"checkpoints\": {{"
         );
-        let Change { key, record, .. } = change;
-        let before = self.records.range(..key);
-        let after = self.records.range((Bound::Excluded(key), Bound::Unbounded));
-        let kept = |(_, record): &(&CheckpointKey, &Record)| !change.forgets(record);
-        let all = before
-            .filter(kept)
-            .chain([(key, record)])
-            .chain(after.filter(kept));
-        for (n, (key, record)) in all.enumerate() {
+        for (n, (key, record)) in records.iter().enumerate() {
             let sequence = record.sequence;
             text.push_str(if n == 0 { "\n" } else { ",\n" });
             // To write into a string cannot fail.
@@ -106,10 +119,10 @@ impl Table {
                         "\"{key}\": {{\"sequence\": {sequence}, \"state\": {state}}}"
                     )
                 }
-                Content::Deleted(at) => {
+                Content::Deleted(until) => {
                     write!(
                         text,
-                        "\"{key}\": {{\"sequence\": {sequence}, \"deleted\": {at}}}"
+                        "\"{key}\": {{\"sequence\": {sequence}, \"deleted_until\": {until}}}"
                     )
                 }
             };
@@ -118,57 +131,86 @@ impl Table {
         text
     }
 
-    pub(super) fn apply(&mut self, change: Change) {
-        self.forgotten = self.forgotten_with(&change);
-        self.records.retain(|_, record| !change.forgets(record));
-        self.records.insert(change.key, change.record);
+    /// The table in which a key has another record, at this second.
+    pub(super) fn with(&self, key: CheckpointKey, record: Record, now: u64) -> Self {
+        let mut next = self.clone();
+        next.revision = next.revision.saturating_add(1);
+        next.records.insert(key, record);
+        next.forget(now);
+        next
     }
 
-    fn forgotten_with(&self, change: &Change) -> u64 {
-        let others = self.records.iter().filter(|(key, _)| **key != change.key);
-        let forgotten = others.filter(|(_, record)| change.forgets(record));
-        let sequences = forgotten.map(|(_, record)| record.sequence);
-        sequences.fold(self.forgotten, u64::max)
-    }
-}
-
-/// A record that takes the place of a key's, while what was deleted before a second is forgotten.
-#[derive(Clone, Debug)]
-pub(super) struct Change {
-    pub(super) key: CheckpointKey,
-    pub(super) record: Record,
-    pub(super) forget_before: u64,
-}
-
-impl Change {
-    fn forgets(&self, record: &Record) -> bool {
-        matches!(record.content, Content::Deleted(at) if at < self.forget_before)
+    /// Forgets deleted keys whose time has come, and the first of them where there are too many.
+    fn forget(&mut self, now: u64) {
+        let deleted = self
+            .records
+            .iter()
+            .filter_map(|(key, record)| match record.content {
+                Content::Deleted(until) => Some((until, *key)),
+                Content::State(_) => None,
+            });
+        let mut deleted: Vec<(u64, CheckpointKey)> = deleted.collect();
+        deleted.sort_unstable();
+        let too_many = deleted.len().saturating_sub(MOST_DELETED);
+        for (n, (until, key)) in deleted.into_iter().enumerate() {
+            if until < now || n < too_many {
+                if let Some(record) = self.records.remove(&key) {
+                    self.forgotten = self.forgotten.max(record.sequence.saturating_add(1));
+                }
+            }
+        }
     }
 }
 
 /// For the fuzz target: reads a file, and writes it again.
 #[cfg(feature = "__fault")]
 pub(crate) fn parse_for_fuzzing(bytes: &[u8]) -> Option<String> {
-    let table = Table::parse(bytes).ok()?;
-    let (key, record) = table.records.first_key_value()?;
-    Some(table.render(&Change {
-        key: *key,
-        record: record.clone(),
-        forget_before: 0,
-    }))
+    Some(Table::parse(bytes).ok()?.render())
 }
 
 /// That a text is a file of another version, which explains why it could not be read.
 fn other_version(text: &str) -> Option<String> {
-    let read: serde_json::Value = serde_json::from_str(text).ok()?;
-    let differs = |field: &str, ours: u64, what: &str| {
-        let found = read.get(field)?.as_u64()?;
+    let mut json = serde_json::Deserializer::from_str(text);
+    let (version, key_version) = Versions.deserialize(&mut json).ok()?;
+    let differs = |found: Option<u64>, ours: u64, what: &str| {
+        let found = found.filter(|&found| found != ours)?;
         let why =
             format!("{what} is {found}, and this program knows {ours}; use one that knows it");
-        (found != ours).then_some(why)
+        Some(why)
     };
-    differs(VERSION_FIELD, VERSION, "its version")
-        .or_else(|| differs(KEY_VERSION_FIELD, KEY_VERSION, "the version of its keys"))
+    differs(version, VERSION, "its version")
+        .or_else(|| differs(key_version, KEY_VERSION, "the version of its keys"))
+}
+
+/// The two versions, and nothing else of a file, which may be large.
+struct Versions;
+
+impl<'de> DeserializeSeed<'de> for Versions {
+    type Value = (Option<u64>, Option<u64>);
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Versions {
+    type Value = (Option<u64>, Option<u64>);
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("checkpoints")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let (mut version, mut key_version) = (None, None);
+        while let Some(field) = map.next_key::<String>()? {
+            match &*field {
+                VERSION_FIELD => version = Some(map.next_value()?),
+                KEY_VERSION_FIELD => key_version = Some(map.next_value()?),
+                _ => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        Ok((version, key_version))
+    }
 }
 
 struct Outermost;
@@ -190,11 +232,12 @@ impl<'de> Visitor<'de> for Outermost {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Table, A::Error> {
         let (mut version, mut key_version) = (None, None);
-        let (mut forgotten, mut records) = (None, None);
+        let (mut revision, mut forgotten, mut records) = (None, None, None);
         while let Some(field) = map.next_key::<String>()? {
             match &*field {
                 VERSION_FIELD if version.is_none() => version = Some(map.next_value::<u64>()?),
                 KEY_VERSION_FIELD if key_version.is_none() => key_version = Some(map.next_value()?),
+                "revision" if revision.is_none() => revision = Some(map.next_value()?),
                 "forgotten" if forgotten.is_none() => forgotten = Some(map.next_value()?),
                 "checkpoints" if records.is_none() => {
                     records = Some(map.next_value_seed(Records)?);
@@ -206,6 +249,7 @@ impl<'de> Visitor<'de> for Outermost {
             return Err(A::Error::custom("it does not say which version it has"));
         }
         Ok(Table {
+            revision: revision.unwrap_or(0),
             forgotten: forgotten.unwrap_or(0),
             records: records.ok_or_else(|| A::Error::missing_field("checkpoints"))?,
         })
@@ -274,7 +318,7 @@ impl<'de> Visitor<'de> for OneRecord {
                     let state: &RawValue = map.next_value()?;
                     content = Some(Content::State(on_one_line(state.get())));
                 }
-                "deleted" if content.is_none() => {
+                "deleted_until" if content.is_none() => {
                     content = Some(Content::Deleted(map.next_value()?));
                 }
                 _ => return Err(one_too_many(&field)),
@@ -297,63 +341,45 @@ fn on_one_line(json: &str) -> Arc<str> {
     }
 }
 
-/// Whether two states are the same, in whatever order their members are: that of a hash map changes.
-pub(super) fn is_same(one: &str, other: &str) -> bool {
-    let value = |json| serde_json::from_str::<serde_json::Value>(json).ok();
-    one == other || value(one).is_some_and(|one| value(other) == Some(one))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn table(records: &[(u8, u64, Content)]) -> Table {
-        let record = |(key, sequence, content): &(u8, u64, Content)| {
-            let (sequence, content) = (*sequence, content.clone());
-            (CheckpointKey::new([*key; 32]), Record { sequence, content })
-        };
+    fn key(n: u16) -> CheckpointKey {
+        let mut digest = [0; 32];
+        digest[..2].copy_from_slice(&n.to_be_bytes());
+        CheckpointKey::new(digest)
+    }
+
+    fn table(records: impl IntoIterator<Item = (u16, u64, Content)>) -> Table {
+        let record = |(n, sequence, content)| (key(n), Record { sequence, content });
         Table {
+            revision: 4,
             forgotten: 7,
-            records: records.iter().map(record).collect(),
+            records: records.into_iter().map(record).collect(),
         }
+    }
+
+    fn state(json: &str) -> Content {
+        Content::State(json.into())
     }
 
     #[test]
     fn what_is_written_is_read() {
-        let state = |json: &str| Content::State(json.into());
-        let before = [
+        let table = table([
             (1, 3, state("null")),
             (3, u64::MAX, state("{\"a\":1.0000000000000000000001}")),
             (9, 5, Content::Deleted(12)),
-        ];
-        for key in [0, 3, 4, 255] {
-            let key = CheckpointKey::new([key; 32]);
-            let sequence = 4;
-            let content = state("[\"\\n\"]");
-            let record = Record { sequence, content };
-            let change = Change {
-                key,
-                record,
-                forget_before: 12,
-            };
-            let mut expected = table(&before);
-            let text = expected.render(&change);
-            expected.apply(change);
-            assert_eq!(Table::parse(text.as_bytes()).unwrap(), expected, "{text}");
+        ]);
+        for table in [Table::default(), table] {
+            let text = table.render();
+            assert_eq!(Table::parse(text.as_bytes()).unwrap(), table, "{text}");
         }
     }
 
     #[test]
     fn every_truncation_is_malformed() {
-        let content = Content::State("{}".into());
-        let text = Table::default().render(&Change {
-            key: CheckpointKey::new([1; 32]),
-            record: Record {
-                sequence: 1,
-                content,
-            },
-            forget_before: 0,
-        });
+        let text = table([(1, 1, state("{}"))]).render();
         for len in 0..text.len() - 1 {
             assert!(Table::parse(&text.as_bytes()[..len]).is_err(), "{len}");
         }
@@ -361,20 +387,38 @@ mod tests {
 
     #[test]
     fn what_was_deleted_long_ago_is_forgotten_but_for_its_sequence() {
-        let deleted = [
-            (1, 3, Content::Deleted(99)),
-            (2, 9, Content::Deleted(99)),
-            (3, 4, Content::Deleted(100)),
-        ];
-        let mut table = table(&deleted);
-        let change = Change {
-            key: CheckpointKey::new([4; 32]),
-            record: table.records[&CheckpointKey::new([3; 32])].clone(),
-            forget_before: 100,
-        };
-        let read = Table::parse(table.render(&change).as_bytes()).unwrap();
-        table.apply(change);
-        assert_eq!(read, table);
-        assert_eq!((table.forgotten, table.records.len()), (9, 2));
+        let deleted = [(1, 3), (2, 9), (3, 4)];
+        let deleted =
+            deleted.map(|(n, sequence)| (n, sequence, Content::Deleted(100 + u64::from(n))));
+        let before = table(deleted);
+        let content = state("1");
+        let next = before.with(
+            key(4),
+            Record {
+                sequence: 1,
+                content,
+            },
+            103,
+        );
+        assert_eq!((next.revision, next.forgotten), (5, 10));
+        let left: Vec<&CheckpointKey> = next.records.keys().collect();
+        assert_eq!(left, [&key(3), &key(4)]);
+    }
+
+    #[test]
+    fn of_many_deleted_the_last_are_remembered() {
+        let deleted = (1..=1000).map(|n| (n, u64::from(n), Content::Deleted(5000 - u64::from(n))));
+        let content = Content::Deleted(9000);
+        let next = table(deleted).with(
+            key(2000),
+            Record {
+                sequence: 1,
+                content,
+            },
+            1,
+        );
+        assert_eq!(next.records.len(), 1000);
+        assert!(!next.records.contains_key(&key(1000)) && next.records.contains_key(&key(999)));
+        assert_eq!(next.forgotten, 1001);
     }
 }

@@ -37,6 +37,7 @@ fn at_its_place<T>(root: &Root, take: impl FnOnce(Place<'_>) -> T) -> T {
         doing: "lock the collection",
         at: &at,
         of: &at,
+        on_network: root.file_system.network,
     })
 }
 

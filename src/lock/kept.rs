@@ -29,6 +29,8 @@ pub(crate) struct Place<'a> {
     pub(crate) at: &'a dyn Fn() -> PathBuf,
     /// The absolute path of what it is the lock of.
     pub(crate) of: &'a dyn Fn() -> PathBuf,
+    /// Attributes are cached there: only an open asks the server.
+    pub(crate) on_network: bool,
 }
 
 /// Held until it is dropped, by the process that took it.
@@ -77,18 +79,33 @@ impl KeptLock {
             pid: host::pid(),
             announced: false,
         };
-        let now = place.dir.look(place.name).reading(place.doing, place.at)?;
-        Ok((now.map(|meta| meta.id) == Some(id)).then_some(lock))
+        Ok(lock.is_at(place)?.then_some(lock))
+    }
+
+    /// Whether the path still names the file that is locked. Where it does not, somebody else may hold a lock, too.
+    pub(crate) fn is_at(&self, place: Place<'_>) -> Result<bool> {
+        let now = if place.on_network {
+            sys::absent_is_none(place.dir.open_read(place.name))
+                .and_then(|file| file.as_ref().map(sys::fstat).transpose())
+        } else {
+            place.dir.look(place.name)
+        };
+        let now = now.reading(place.doing, place.at)?;
+        Ok(now.map(|meta| meta.id) == Some(self.id))
     }
 
     pub(crate) fn file(&self) -> &File {
         &self.file
     }
 
-    /// Tells those who wait who holds the lock. What cannot be written is not told.
+    /// Tells those who wait who holds the lock. What cannot be written is not told, and nothing is written over
+    /// what is no record: whoever named this file may have named one of his own.
     pub(crate) fn announce(&mut self) {
-        self.announced = true;
-        let _ = record::announce(&self.file, None);
+        let content = sys::read_start(&self.file, record::MAX_BYTES + 1);
+        if content.is_ok_and(|content| record::can_be_in_a_lock_file(&content)) {
+            self.announced = true;
+            let _ = record::announce(&self.file, None);
+        }
     }
 
     /// Runs a closure under the lock, so that it can be told when it asks for the same lock itself.

@@ -88,8 +88,12 @@ pub(crate) struct Meta {
     /// The permission bits with setuid, setgid and sticky.
     pub(crate) mode: u32,
     pub(crate) links: u64,
+    /// User and group.
+    pub(crate) owner: (u32, u32),
     pub(crate) accessed: SystemTime,
     pub(crate) modified: SystemTime,
+    /// Of its content, or of anything else about it.
+    pub(crate) changed: SystemTime,
 }
 
 impl Meta {
@@ -106,8 +110,10 @@ impl Meta {
             allocated: stat.st_blocks as u64 * 512,
             mode: stat.st_mode as u32 & 0o7777,
             links: stat.st_nlink as u64,
+            owner: (stat.st_uid as u32, stat.st_gid as u32),
             accessed: time(stat.st_atime as i64, stat.st_atime_nsec as i64),
             modified: time(stat.st_mtime as i64, stat.st_mtime_nsec as i64),
+            changed: time(stat.st_ctime as i64, stat.st_ctime_nsec as i64),
         }
     }
 }
@@ -187,6 +193,17 @@ pub(crate) fn fstat(file: &File) -> io::Result<Meta> {
 
 pub(crate) fn fchmod(file: &File, mode: u32) -> io::Result<()> {
     retried("fchmod", || rustix::fs::fchmod(file, mode_bits(mode)))
+}
+
+/// Gives a file to a user and a group, which only some may.
+pub(crate) fn fchown(file: &File, (user, group): (u32, u32)) -> io::Result<()> {
+    let (user, group) = (
+        rustix::fs::Uid::from_raw(user),
+        rustix::fs::Gid::from_raw(group),
+    );
+    retried("chown", || {
+        rustix::fs::fchown(file, Some(user), Some(group))
+    })
 }
 
 /// Sets times of an open file to now, and leaves the others.

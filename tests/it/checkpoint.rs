@@ -99,6 +99,10 @@ fn who_deletes_says_what_he_has_seen() {
     assert_eq!(beyond.kind(), ErrorKind::RolledBack);
     assert_eq!(store.delete(&key(1), 3).unwrap(), Deletion::Deleted);
     assert_eq!(store.delete(&key(1), 3).unwrap(), Deletion::Absent);
+    assert_eq!(
+        store.delete(&key(1), 4).unwrap_err().kind(),
+        ErrorKind::RolledBack
+    );
     assert_eq!(store.get(&key(1)).unwrap(), None);
     assert!(store.keys().unwrap().is_empty());
     // Nobody brings back what was deleted.
@@ -158,8 +162,8 @@ fn nothing_is_written_when_nothing_changes() {
         Deletion::Stale { stored: 1 }
     );
     assert_eq!(before, (inode(), fs::read(&path).unwrap()));
-    assert!(!beside(&path, ".new").exists());
-    // Neither by the order of a hash map nor by what is lost of a number.
+    assert!(!beside(&path, ".larder-new").exists());
+    // Nor by the order of a hash map, which is another in each process.
     let numbers = open_as::<HashMap<String, f64>>(&path);
     let many = (1..50).map(|n| (format!("{n}"), 5e-324 + 1.0 / f64::from(n)));
     assert_eq!(
@@ -167,11 +171,217 @@ fn nothing_is_written_when_nothing_changes() {
         Put::Stored
     );
     for _ in 0..10 {
-        let same = numbers.update(&key(2), |current| {
-            Ok(current.unwrap().into_iter().collect())
-        });
+        let same = numbers.update(&key(2), |current| Ok(current.unwrap()));
         assert_eq!(same.unwrap().sequence, 1);
     }
+}
+
+/// What is another state is written, however much it looks like the one before.
+#[test]
+fn every_change_is_written() {
+    let dir = tempdir();
+    let path = dir.path().join("state.json");
+    let large = open_as::<u128>(&path);
+    let first = (1 << 64) + 9;
+    assert_eq!(large.put(&key(1), 1, &first).unwrap(), Put::Stored);
+    assert_eq!(
+        large
+            .update(&key(1), |n| Ok(n.unwrap() + 1000))
+            .unwrap()
+            .sequence,
+        2
+    );
+    assert_eq!(large.get(&key(1)).unwrap().unwrap().state, first + 1000);
+    let signed = open_as::<f64>(&path);
+    assert_eq!(signed.put(&key(2), 1, &0.0).unwrap(), Put::Stored);
+    assert_eq!(
+        signed
+            .update(&key(2), |n| Ok(-n.unwrap()))
+            .unwrap()
+            .sequence,
+        2
+    );
+    assert!(
+        signed
+            .get(&key(2))
+            .unwrap()
+            .unwrap()
+            .state
+            .is_sign_negative()
+    );
+    let err = large.put(&key(3), u64::MAX, &1).unwrap_err();
+    assert_eq!(err.kind(), ErrorKind::Unsupported);
+}
+
+/// Between the lock and the rename somebody deletes the lock file, and others write.
+#[test]
+fn who_has_lost_his_lock_writes_nothing() {
+    let dir = tempdir();
+    let path = dir.path().join("state.json");
+    let (store, other) = (open(&path), open(&path));
+    assert_eq!(store.put(&key(1), 1, &download(1)).unwrap(), Put::Stored);
+    for others_write in [true, false] {
+        let err = store.update(&key(1), |_| {
+            fs::remove_file(beside(&path, ".lock")).unwrap();
+            if others_write {
+                assert_eq!(other.put(&key(1), 9, &download(9)).unwrap(), Put::Stored);
+            }
+            Ok(download(2))
+        });
+        let err = err.unwrap_err();
+        assert_eq!(err.kind(), ErrorKind::Corrupt, "{err}");
+        assert_eq!(store.get(&key(1)).unwrap().unwrap().sequence, 9);
+        assert!(!beside(&path, ".larder-new").exists());
+    }
+    assert_eq!(
+        store.update(&key(1), |_| Ok(download(3))).unwrap().sequence,
+        10
+    );
+}
+
+/// And who waited for it takes the one that is there then.
+#[test]
+fn who_waited_for_a_lock_that_is_gone_takes_the_next() {
+    let dir = tempdir();
+    let path = dir.path().join("state.json");
+    let store = open(&path);
+    std::thread::scope(|scope| {
+        let (waits, is_waiting) = std::sync::mpsc::channel();
+        let waiter = open(&path).with_wait(Wait::Timeout(Duration::from_secs(30)));
+        let waiter = waiter.with_on_wait(move |_| waits.send(()).unwrap_or(()));
+        let mut waiting = None;
+        let lost = store.update(&key(1), |_| {
+            let put = scope.spawn(move || waiter.put(&key(2), 1, &download(2)));
+            is_waiting.recv().unwrap();
+            fs::remove_file(beside(&path, ".lock")).unwrap();
+            waiting = Some(put);
+            Ok(download(1))
+        });
+        assert_eq!(lost.unwrap_err().kind(), ErrorKind::Corrupt);
+        assert_eq!(waiting.unwrap().join().unwrap().unwrap(), Put::Stored);
+    });
+    assert_eq!(store.get(&key(2)).unwrap().unwrap().sequence, 1);
+}
+
+#[test]
+fn names_that_belong_to_another_file_are_refused() {
+    let dir = tempdir();
+    let path = dir.path().join("state.json");
+    for name in ["state.json.lock", "state.json.larder-new"] {
+        let err = CheckpointStore::<u8>::open(dir.path().join(name)).unwrap_err();
+        assert_eq!(err.kind(), ErrorKind::Unsupported, "{err}");
+    }
+    // Somebody's own beside it: nothing is written into it.
+    fs::write(beside(&path, ".lock"), "mine").unwrap();
+    let store = open(&path);
+    store.update(&key(1), |_| Ok(download(1))).unwrap();
+    assert_eq!(fs::read(beside(&path, ".lock")).unwrap(), b"mine");
+}
+
+#[test]
+fn a_directory_in_its_place_is_told() {
+    let dir = tempdir();
+    let (there, path) = (
+        dir.path().join("there"),
+        dir.path().join("there/state.json"),
+    );
+    fs::create_dir(&there).unwrap();
+    let store = open(&path);
+    assert_eq!(store.put(&key(1), 1, &download(1)).unwrap(), Put::Stored);
+    fs::rename(&there, dir.path().join("moved")).unwrap();
+    for _ in 0..2 {
+        let err = store.put(&key(1), 2, &download(2)).unwrap_err();
+        assert_eq!(err.kind(), ErrorKind::Corrupt);
+        assert!(err.to_string().contains("replaced"), "{err}");
+        let _ = fs::create_dir(&there);
+    }
+    assert_eq!(
+        open(&path).put(&key(1), 1, &download(1)).unwrap(),
+        Put::Stored
+    );
+}
+
+/// A handle that slept while a key was deleted, forgotten, and begun anew.
+#[test]
+fn what_was_forgotten_begins_anew() {
+    let dir = tempdir();
+    let path = dir.path().join("state.json");
+    let sleeper = open(&path);
+    assert_eq!(
+        sleeper.put(&key(1), 500, &download(1)).unwrap(),
+        Put::Stored
+    );
+    assert_eq!(
+        sleeper.put(&key(2), 300, &download(1)).unwrap(),
+        Put::Stored
+    );
+    let before = fs::read(&path).unwrap();
+    // Long ago.
+    let forget = |n: u8| {
+        let deleted = open(&path).delete(&key(n), if n == 1 { 500 } else { 300 });
+        assert_eq!(deleted.unwrap(), Deletion::Deleted);
+        let text = fs::read_to_string(&path).unwrap();
+        let at = text.find("deleted_until\": ").unwrap() + "deleted_until\": ".len();
+        let end = at + text[at..].find('}').unwrap();
+        fs::write(&path, format!("{}1{}", &text[..at], &text[end..])).unwrap();
+        assert_eq!(
+            open(&path)
+                .put(&key(9), u64::from(n), &download(9))
+                .unwrap(),
+            Put::Stored
+        );
+        assert_eq!(open(&path).sequence(&key(n)).unwrap(), None);
+    };
+    forget(1);
+    assert_eq!(sleeper.get(&key(1)).unwrap(), None);
+    // `update` goes on above all that was forgotten; who says which sequence he wants has it.
+    assert_eq!(
+        open(&path)
+            .update(&key(1), |_| Ok(download(2)))
+            .unwrap()
+            .sequence,
+        501
+    );
+    forget(2);
+    assert_eq!(
+        open(&path).put(&key(2), 1, &download(3)).unwrap(),
+        Put::Stored
+    );
+    assert_eq!(sleeper.get(&key(2)).unwrap().unwrap().sequence, 1);
+    // A backup is one all the same.
+    fs::write(dir.path().join("backup"), before).unwrap();
+    fs::rename(dir.path().join("backup"), &path).unwrap();
+    assert_eq!(
+        sleeper.get(&key(1)).unwrap_err().kind(),
+        ErrorKind::RolledBack
+    );
+    assert_eq!(
+        sleeper.get(&key(9)).unwrap_err().kind(),
+        ErrorKind::RolledBack
+    );
+    assert_eq!(sleeper.keys().unwrap_err().kind(), ErrorKind::RolledBack);
+}
+
+#[test]
+fn what_an_editor_changes_in_place_is_seen() {
+    let dir = tempdir();
+    let path = dir.path().join("state.json");
+    let store = open_as::<u8>(&path);
+    assert_eq!(store.put(&key(1), 1, &1).unwrap(), Put::Stored);
+    let modified = fs::metadata(&path).unwrap().modified().unwrap();
+    let text = fs::read_to_string(&path).unwrap();
+    let edited = text.replace("\"sequence\": 1", "\"sequence\": 7");
+    // The change time has the tick of a clock.
+    crate::support::eventually("the edit is seen", || {
+        fs::write(&path, &edited).unwrap();
+        fs::File::options()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .set_modified(modified)
+            .unwrap();
+        store.get(&key(1)).unwrap().unwrap().sequence == 7
+    });
 }
 
 #[test]
@@ -439,12 +649,12 @@ fn the_documented_file_is_read() {
     let written = written.replace("{\"done\":4096}", "{\"done\": 4096}");
     let expected = sample.replace("\"sequence\": 3", "\"sequence\": 4");
     // A deletion of that time is long forgotten.
-    assert!(!written.contains("deleted") && written.contains("\"forgotten\": 9"));
+    assert!(!written.contains("deleted") && written.contains("\"forgotten\": 10"));
     assert_eq!(
-        written.lines().nth(5),
+        written.lines().nth(6),
         expected
             .lines()
-            .nth(5)
+            .nth(6)
             .map(|line| line.trim_end_matches(','))
     );
 }
@@ -481,13 +691,17 @@ fn op() -> impl Strategy<Value = (bool, Op)> {
 /// A file: each key's sequence and, unless it was deleted, its state.
 type Model = BTreeMap<u8, (u64, Option<u64>)>;
 
-/// What a handle has seen of each key's sequence.
-type SeenBy = BTreeMap<u8, u64>;
+/// What a handle has seen of each key: its sequence, and whether it was deleted then.
+type SeenBy = BTreeMap<u8, (u64, bool)>;
+
+fn version(known: &(u64, Option<u64>)) -> (u64, bool) {
+    (known.0, known.1.is_none())
+}
 
 fn look(seen: &mut SeenBy, model: &Model) {
-    for (key, (sequence, _)) in model {
+    for (key, known) in model {
         let most = seen.entry(*key).or_default();
-        *most = (*sequence).max(*most);
+        *most = version(known).max(*most);
     }
 }
 
@@ -512,12 +726,14 @@ proptest! {
             }
             let stored = |k: u8, model: &Model| model.get(&k).map_or(0, |known| known.0);
             let state = |k: u8, model: &Model| model.get(&k).and_then(|known| known.1);
-            let behind = |k: u8, model: &Model| seen.get(&k).is_some_and(|&seen| seen > stored(k, model));
+            let behind = |k: u8, model: &Model| {
+                seen.get(&k).copied() > model.get(&k).map(version)
+            };
             let rolled_back = |err: larder::Error| prop_assert_eq_kind(err.kind());
             match op {
                 Op::Put(k, sequence, value) => {
                     let put = store.put(&key(k), sequence, &value);
-                    let most = seen.get(&k).copied();
+                    let most = seen.get(&k).map(|seen| seen.0);
                     if behind(k, &model) && most >= Some(sequence) {
                         rolled_back(put.unwrap_err());
                     } else if model.contains_key(&k) && stored(k, &model) >= sequence {
@@ -541,17 +757,21 @@ proptest! {
                 }
                 Op::Delete(k, named) => {
                     let deleted = store.delete(&key(k), named);
-                    let there = state(k, &model).is_some();
-                    let stored = stored(k, &model);
-                    if there && stored > named {
-                        prop_assert_eq!(deleted.unwrap(), Deletion::Stale { stored });
-                    } else if behind(k, &model) || (there && stored < named) {
-                        rolled_back(deleted.unwrap_err());
-                    } else if there {
-                        prop_assert_eq!(deleted.unwrap(), Deletion::Deleted);
-                        model.insert(k, (stored, None));
-                    } else {
-                        prop_assert_eq!(deleted.unwrap(), Deletion::Absent);
+                    let is_live = state(k, &model).is_some();
+                    match model.get(&k).map(|known| known.0) {
+                        Some(stored) if stored > named && is_live => {
+                            prop_assert_eq!(deleted.unwrap(), Deletion::Stale { stored });
+                        }
+                        Some(stored) if stored > named => {
+                            prop_assert_eq!(deleted.unwrap(), Deletion::Absent);
+                        }
+                        _ if behind(k, &model) => rolled_back(deleted.unwrap_err()),
+                        Some(stored) if stored < named => rolled_back(deleted.unwrap_err()),
+                        Some(stored) if is_live => {
+                            prop_assert_eq!(deleted.unwrap(), Deletion::Deleted);
+                            model.insert(k, (stored, None));
+                        }
+                        _ => prop_assert_eq!(deleted.unwrap(), Deletion::Absent),
                     }
                 }
                 Op::Get(k) => {
@@ -565,9 +785,14 @@ proptest! {
                     }
                 }
                 Op::Keys => {
+                    let keys = store.keys();
+                    if seen.keys().any(|&k| behind(k, &model)) {
+                        rolled_back(keys.unwrap_err());
+                        continue;
+                    }
                     let live = model.iter().filter(|(_, known)| known.1.is_some());
                     let live: Vec<_> = live.map(|(k, _)| key(*k)).collect();
-                    prop_assert_eq!(store.keys().unwrap(), live);
+                    prop_assert_eq!(keys.unwrap(), live);
                 }
                 Op::Reopen => {
                     *store = open();

@@ -192,7 +192,7 @@ fn fail_everywhere(dir: &Path) {
             assert_eq!(err.kind(), expected, "{context}");
             assert!(err.path().unwrap().starts_with(base), "{context}");
             if calls[at] != "unlink" {
-                assert!(!base.join("state.json.new").exists(), "{context}");
+                assert!(!base.join("state.json.larder-new").exists(), "{context}");
             }
             let after_the_rename = calls[..at].contains(&"rename");
             if !after_the_rename {
@@ -216,6 +216,7 @@ fn fail_everywhere(dir: &Path) {
     for step in STEPS {
         let base = dir.join(format!("{step:?}"));
         let (_, calls) = done(step, &base, None);
+        in_order(step, &base);
         let mut failed = 0;
         for at in 0..calls {
             for errno in [Errno::IO, Errno::NOSPC, Errno::INTR, Errno::ACCESS] {
@@ -231,6 +232,23 @@ fn fail_everywhere(dir: &Path) {
     arm([]);
     let found = store.get(&key(1)).unwrap();
     assert_eq!((disarm(), found.unwrap().sequence), (vec!["stat"], 1));
+}
+
+/// What is renamed is on the disk before, and its name after.
+fn in_order(step: Step, dir: &Path) {
+    step.prepare(dir);
+    let store = open(dir, Durability::Full);
+    arm([]);
+    step.run(&store).unwrap();
+    let calls = disarm();
+    fs::remove_dir_all(dir).unwrap();
+    let all = ["fdatasync", "rename", "fsync-dir"];
+    let order: Vec<&str> = calls
+        .into_iter()
+        .filter(|call| all.contains(call))
+        .collect();
+    let expected = if step == Step::Get { &[][..] } else { &all };
+    assert_eq!(order, expected, "{step:?}");
 }
 
 /// With `Full`, who finds nothing to change makes last what is there, once: who put it there may have failed in
@@ -420,7 +438,9 @@ fn no_sequence_goes_down_whoever_is_killed() {
     while Instant::now() < end {
         std::thread::sleep(Duration::from_millis(random.u64(5..60)));
         let at = random.usize(..workers.len());
-        workers[at] = start(started); // what it replaces is killed
+        workers[at].kill();
+        workers[at].was_killed(); // or it had ended well by itself
+        workers[at] = start(started);
         started += 1;
     }
     for worker in &mut workers {
