@@ -65,6 +65,17 @@ fn what_one_handle_stores_every_other_sees() {
     chmod(&path, 0o600);
     assert_eq!(one.put(&key(1), 7, &download(3)).unwrap(), Put::Stored);
     assert_eq!(mode(&path), 0o600);
+    // And nothing keeps it open for writing.
+    for open in fs::read_dir("/proc/self/fd").unwrap() {
+        let open = open.unwrap();
+        if fs::read_link(open.path()).is_ok_and(|link| link == path) {
+            let info = Path::new("/proc/self/fdinfo").join(open.file_name());
+            let info = fs::read_to_string(info).unwrap();
+            let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
+            let flags = u32::from_str_radix(flags.unwrap().trim(), 8).unwrap();
+            assert_eq!(flags & 3, 0, "{info}");
+        }
+    }
 }
 
 /// Two commits within a tick of the clock: the second may get the number of the file that was there before the
@@ -318,7 +329,7 @@ fn what_was_forgotten_begins_anew() {
     let before = fs::read(&path).unwrap();
     // Long ago.
     let forget = |n: u8| {
-        let deleted = open(&path).delete(&key(n), if n == 1 { 500 } else { 300 });
+        let deleted = open(&path).delete(&key(n), if n == 1 { 500 } else { 301 });
         assert_eq!(deleted.unwrap(), Deletion::Deleted);
         let text = fs::read_to_string(&path).unwrap();
         let at = text.find("deleted_until\": ").unwrap() + "deleted_until\": ".len();
@@ -342,6 +353,24 @@ fn what_was_forgotten_begins_anew() {
             .sequence,
         501
     );
+    // An older file is one, too, where something with a larger sequence was forgotten before.
+    let put_back = |bytes: &[u8]| {
+        fs::write(dir.path().join("backup"), bytes).unwrap();
+        fs::rename(dir.path().join("backup"), &path).unwrap();
+    };
+    let older = fs::read(&path).unwrap();
+    assert_eq!(
+        sleeper.put(&key(2), 301, &download(1)).unwrap(),
+        Put::Stored
+    );
+    let newer = fs::read(&path).unwrap();
+    put_back(&older);
+    assert_eq!(
+        sleeper.get(&key(2)).unwrap_err().kind(),
+        ErrorKind::RolledBack
+    );
+    put_back(&newer);
+    assert_eq!(sleeper.get(&key(2)).unwrap().unwrap().sequence, 301);
     forget(2);
     assert_eq!(
         open(&path).put(&key(2), 1, &download(3)).unwrap(),
@@ -349,8 +378,7 @@ fn what_was_forgotten_begins_anew() {
     );
     assert_eq!(sleeper.get(&key(2)).unwrap().unwrap().sequence, 1);
     // A backup is one all the same.
-    fs::write(dir.path().join("backup"), before).unwrap();
-    fs::rename(dir.path().join("backup"), &path).unwrap();
+    put_back(&before);
     assert_eq!(
         sleeper.get(&key(1)).unwrap_err().kind(),
         ErrorKind::RolledBack
