@@ -205,6 +205,53 @@ fn what_has_another_digest_stays_until_it_is_replaced() {
     }
 }
 
+/// What was hashed was what the key had a moment after the value that was printed.
+#[test]
+fn what_is_printed_is_what_was_hashed() {
+    let of_hello = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
+    let store = Store::new();
+    store.feed(&["set", "key"], b"other");
+    let path = text(&store.ok(["path", "key"]));
+    let path = std::path::Path::new(path.trim_end());
+    let values = ["other", "hello"].map(|value| {
+        std::fs::write(store.beside(value), value).unwrap();
+        store.beside(value)
+    });
+    // Whoever would compute it is told that it is busy.
+    let files = larder::KVFileStore::new(store.base()).unwrap();
+    let _lock = files.lock("key").unwrap();
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let link = store.beside("link");
+            for value in values.iter().cycle() {
+                if is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                    return;
+                }
+                std::fs::hard_link(value, &link).unwrap();
+                #[allow(clippy::disallowed_methods)] // as fast as can be
+                std::fs::rename(&link, path).unwrap();
+                // Where both are the same file, it does nothing.
+                let _ = std::fs::remove_file(&link);
+            }
+        });
+        let asked = ["get-or-set", "key", "--no-wait", "--sha256", of_hello];
+        let command = ["--", "printf", "hello"];
+        let outputs: Vec<_> = (0..100)
+            .map(|_| store.run(asked.iter().chain(&command)))
+            .collect();
+        is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+        for output in outputs {
+            let printed: &[u8] = if output.status.success() {
+                b"hello"
+            } else {
+                b""
+            };
+            assert_eq!(output.stdout, printed, "{output:?}");
+        }
+    });
+}
+
 #[test]
 fn who_reads_no_further_is_no_error() {
     let store = Store::new();

@@ -87,6 +87,31 @@ fn a_collection_tells_how_far_it_is() {
     assert!(output.status.success(), "{output:?}");
 }
 
+/// It went on until all of the value was hashed.
+#[test]
+fn control_c_while_hashing_leaves_at_once() {
+    let store = Store::new();
+    store.feed(&["set", "key"], b"v");
+    let path = String::from_utf8(store.ok(["path", "key"])).unwrap();
+    let path = std::path::Path::new(path.trim_end());
+    crate::support::set_mode(path, 0o644);
+    // Nothing but a hole, and more than can be hashed within the time that a test may take.
+    let file = std::fs::File::options().write(true).open(path).unwrap();
+    file.set_len(1 << 42).unwrap();
+    let none = "0".repeat(64);
+    let asked = ["get-or-set", "key", "--sha256", &none, "--", "true"];
+    let mut hashing = store.start(&asked);
+    let reads = format!("/proc/{}/io", hashing.pid());
+    until("it hashes", || {
+        let io = std::fs::read_to_string(&reads).unwrap_or_default();
+        let read = io.lines().find_map(|line| line.strip_prefix("rchar: "));
+        read.is_some_and(|read| read.parse::<u64>().unwrap() > 1 << 20)
+    });
+    assert!(!hashing.has_ended());
+    hashing.signal(Signal::INT);
+    assert_eq!(hashing.output().status.code(), Some(130));
+}
+
 /// A password, say. The command is in a group of its own, so the terminal stopped it, and it was waited
 /// for, for ever.
 #[test]

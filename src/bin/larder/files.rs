@@ -1,8 +1,9 @@
 //! The commands on a store of files.
 
-use std::io;
+use std::io::{self, Read, Seek};
 
-use larder::{ArtifactHash, Expect, Integrity, KVFileStore, Outcome, PathKey, Value};
+use larder::{ArtifactHash, Expect, KVFileStore, Outcome, PathKey, Value};
+use ring::digest;
 
 use crate::args::{Get, GetOrSet, Rm, Set, Writing};
 use crate::command;
@@ -26,16 +27,17 @@ pub(crate) fn get_or_set(place: &Place, args: &GetOrSet) -> Result<(), Stop> {
         });
     shown.clear();
     let mut computed = found.map_err(|err| ended(err, &interrupt));
-    if let (Ok(value), Some(hash)) = (&computed, &args.writing.sha256) {
-        // A store that is not sealed compares nothing with what it has.
-        if value.outcome() != Outcome::Computed && has_another_digest(&store, args)? {
+    if let (Ok(value), Some(hash)) = (&mut computed, &args.writing.sha256) {
+        // A store that is not sealed compares nothing with what it has. This value is what is printed, so
+        // it is this one that is hashed: its key may have another by now.
+        if value.outcome() != Outcome::Computed && !has_digest(value, hash, &interrupt)? {
             let view = shown.files(&store, &args.waiting, &interrupt);
             computed = compute_in_its_place(&view, args, hash, &interrupt);
             shown.clear();
         }
     }
     let value = match computed {
-        Err(Stop::Command(status, None)) if has_another_digest(&store, args)? => {
+        Err(Stop::Command(status, None)) if has_another_digest(&store, args, &interrupt)? => {
             let key = args.key.shown();
             let why =
                 format!("what is stored under {key} has another SHA-256, and stays: CMD failed");
@@ -48,12 +50,41 @@ pub(crate) fn get_or_set(place: &Place, args: &GetOrSet) -> Result<(), Stop> {
 }
 
 /// Whether there is a value, and not the one that was meant.
-fn has_another_digest(store: &KVFileStore, args: &GetOrSet) -> Result<bool, Stop> {
-    if args.writing.sha256.is_none() {
+fn has_another_digest(
+    store: &KVFileStore,
+    args: &GetOrSet,
+    interrupt: &Interrupt,
+) -> Result<bool, Stop> {
+    let Some(hash) = &args.writing.sha256 else {
         return Ok(false);
+    };
+    match store.get(args.key.bytes())? {
+        Some(mut value) => Ok(!has_digest(&mut value, hash, interrupt)?),
+        None => Ok(false),
     }
-    let stored = store.verify_against(args.key.bytes(), &expected(&args.writing))?;
-    Ok(stored == Some(Integrity::Damaged))
+}
+
+/// Reads a value to its end, unless a signal comes, and goes back to its beginning.
+fn has_digest(value: &mut Value, hash: &ArtifactHash, interrupt: &Interrupt) -> Result<bool, Stop> {
+    let mut context = digest::Context::new(&digest::SHA256);
+    let mut buffer = vec![0; 128 << 10];
+    loop {
+        interrupt.check()?;
+        match value.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(read) => context.update(&buffer[..read]),
+            Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
+            Err(err) => return Err(cannot_read(err)),
+        }
+    }
+    value.rewind().map_err(cannot_read)?;
+    Ok(context.finish().as_ref() == hash.digest())
+}
+
+fn cannot_read(err: io::Error) -> Stop {
+    anyhow::Error::new(err)
+        .context("cannot read the value")
+        .into()
 }
 
 fn compute_in_its_place(
@@ -65,9 +96,10 @@ fn compute_in_its_place(
     let locked = store.lock(&args.key.labelled());
     let lock = locked.map_err(|err| ended(err, interrupt))?;
     // Another process may have done it meanwhile.
-    if !has_another_digest(store, args)? {
-        if let Some(value) = lock.reader()? {
-            return Ok(value.detach_unlocked());
+    if let Some(there) = lock.reader()? {
+        let mut value = there.detach_unlocked();
+        if has_digest(&mut value, hash, interrupt)? {
+            return Ok(value);
         }
     }
     let mut writer = lock.begin()?;
@@ -187,10 +219,15 @@ fn expected(writing: &Writing) -> Expect {
 }
 
 fn set_metadata(writer: &mut larder::ValueWriter, writing: &Writing) -> anyhow::Result<()> {
-    if writing.meta.is_empty() {
-        return Ok(());
+    if let Some(metadata) = metadata(writing) {
+        writer.set_metadata(&metadata)?;
     }
+    Ok(())
+}
+
+/// What was said with `--meta`, a line for each.
+fn metadata(writing: &Writing) -> Option<Vec<u8>> {
     let mut metadata = writing.meta.join(&b'\n');
     metadata.push(b'\n');
-    Ok(writer.set_metadata(&metadata)?)
+    (!writing.meta.is_empty()).then_some(metadata)
 }
