@@ -252,6 +252,24 @@ fn what_is_printed_is_what_was_hashed() {
     });
 }
 
+/// What was said of a value was lost where it took the place of one whose bytes had been altered.
+#[test]
+fn metadata_is_kept_with_what_replaces_altered_bytes() {
+    let of_hello = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
+    let store = Store::new();
+    store.feed(&["set", "--sealed", "key"], b"hello");
+    let path = text(&store.ok(["rm", "--dry-run", "key"]));
+    let path = std::path::Path::new(path.trim_end());
+    let mut bytes = std::fs::read(path).unwrap();
+    bytes[0] = b'J';
+    crate::support::set_mode(path, 0o644);
+    std::fs::write(path, bytes).unwrap();
+    let asked = ["get-or-set", "key", "--sha256", of_hello, "--meta", "a=b"];
+    let command = ["--", "printf", "hello"];
+    assert_eq!(store.ok(asked.iter().chain(&command)), b"hello");
+    assert_eq!(store.ok(["get", "--meta", "key"]), b"a=b\n");
+}
+
 #[test]
 fn who_reads_no_further_is_no_error() {
     let store = Store::new();

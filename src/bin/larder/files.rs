@@ -104,6 +104,9 @@ fn compute_in_its_place(
     }
     let mut writer = lock.begin()?;
     writer.expect_digest(hash)?;
+    if let Some(metadata) = metadata(&args.writing) {
+        writer.set_metadata(&metadata)?;
+    }
     command::capture(&args.cmd, store.base(), &mut writer, interrupt)?;
     Ok(writer.commit()?.detach_unlocked())
 }
