@@ -59,7 +59,7 @@ pub(crate) fn clear(root: &Arc<Root>) -> Result<GcReport> {
             }
             Ok(Some(Item::Entry(entry))) => remove_entry(root, &entry, &mut report)?,
             Ok(Some(_)) => {}
-            Err(err) if is_forbidden(&err) => report.keep_at(&err, KeptReason::NotPermitted),
+            Err(err) if is_forbidden(&err) => report.note_unreadable(&err),
             Err(err) => return Err(err),
         }
     }
@@ -254,7 +254,7 @@ fn sweep_into(root: &Arc<Root>, report: &mut GcReport) -> Result<()> {
             Ok(Some(Item::Directory(path, _))) => directories.push(path),
             Ok(Some(Item::Entry(_))) => {}
             Ok(Some(Item::Stranger(path))) => report.keep(root, path, KeptReason::Foreign),
-            Err(err) if is_forbidden(&err) => report.keep_at(&err, KeptReason::NotPermitted),
+            Err(err) if is_forbidden(&err) => report.note_unreadable(&err),
             Err(err) => return Err(err),
         }
     }

@@ -146,6 +146,11 @@ impl Goal {
         }
     }
 
+    /// How much of it does not come back to any.
+    pub(crate) fn short(&self) -> u64 {
+        self.short.iter().map(Level::excess).sum()
+    }
+
     /// So much came back to a file system.
     pub(crate) fn note_freed(&mut self, volume: usize, bytes: u64) {
         self.short[volume].note_gone(bytes);
@@ -190,10 +195,11 @@ fn is_within(used: i64, time: Duration, now: i64) -> bool {
     now.saturating_sub(used) < time
 }
 
-/// The limits that do not hold, once all was done that could be.
+/// The limits that do not hold, once all was done that could be, and so many bytes are not free that are
+/// to be.
 pub(crate) fn exceeded(
     candidates: &[Candidate],
-    goal: &Goal,
+    short: u64,
     policy: &GcPolicy,
     now: SystemTime,
 ) -> Vec<Exceeded> {
@@ -201,7 +207,7 @@ pub(crate) fn exceeded(
     let is_old = |one: &&Candidate| {
         let is_there = one.state != State::Gone;
         is_there
-            && goal
+            && policy
                 .max_age
                 .is_some_and(|age| !is_within(last_use(one, now), age, now))
     };
@@ -214,10 +220,7 @@ pub(crate) fn exceeded(
         ),
         (GcReason::Size, over(bytes, policy.max_size_bytes)),
         (GcReason::Entries, over(entries, policy.max_entries)),
-        (
-            GcReason::FreeSpace,
-            goal.short.iter().map(Level::excess).sum(),
-        ),
+        (GcReason::FreeSpace, short),
     ];
     let exceeded = limits.into_iter().filter(|&(_, by)| by > 0);
     exceeded.map(|(limit, by)| Exceeded { limit, by }).collect()
@@ -515,7 +518,7 @@ mod tests {
         let policy = policy.min_free(100).max_age(Duration::from_secs(20));
         let mut goal = Goal::new(&policy, &three, &[90, 100]);
         goal.note_freed(0, 3);
-        let told = exceeded(&three, &goal, &policy, now());
+        let told = exceeded(&three, goal.short(), &policy, now());
         let told: Vec<_> = told.iter().map(|one| (one.limit, one.by)).collect();
         use GcReason::{Age, FreeSpace, Size};
         assert_eq!(told, [(Age, 1), (Size, 5), (FreeSpace, 7)]);

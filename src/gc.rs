@@ -222,6 +222,9 @@ impl Collection<'_> {
                     match collect::look(root, &entry, self.policy.needs_sizes()) {
                         Ok(Some(looked)) => self.note(number, &entry, &looked, &pinned),
                         Ok(None) => {}
+                        Err(err) if collect::is_forbidden(&err) => {
+                            self.report.note_unreadable(&err);
+                        }
                         Err(err) => {
                             collect::keep_if_excused(root, &entry, err, &mut self.report)?;
                         }
@@ -235,9 +238,7 @@ impl Collection<'_> {
                 Ok(Some(Item::Stranger(path))) => {
                     self.report.keep(root, path, KeptReason::Foreign);
                 }
-                Err(err) if collect::is_forbidden(&err) => {
-                    self.report.keep_at(&err, KeptReason::NotPermitted);
-                }
+                Err(err) if collect::is_forbidden(&err) => self.report.note_unreadable(&err),
                 Err(err) => return Err(err),
             }
         }
@@ -306,6 +307,18 @@ impl Collection<'_> {
         Ok((stores, free))
     }
 
+    /// How many bytes of free space are missing in the end.
+    fn short(&self, goal: &Goal) -> Result<u64> {
+        match (self.mode, self.policy.min_free_bytes) {
+            (Mode::DryRun, _) | (_, None) => Ok(goal.short()),
+            // What was removed is not free as long as somebody has it open, and others write meanwhile.
+            (Mode::Really, Some(least)) => {
+                let (_, free) = self.survey()?;
+                Ok(free.iter().map(|free| least.saturating_sub(*free)).sum())
+            }
+        }
+    }
+
     /// Removes until the limits hold, or nothing is left that may go.
     fn evict(&mut self) -> Result<()> {
         let now = clock::now();
@@ -314,8 +327,9 @@ impl Collection<'_> {
         loop {
             let steps = evict::plan(&self.scan.candidates, &goal, &stores, now);
             if steps.is_empty() {
+                let short = self.short(&goal)?;
                 let scanned = &self.scan.candidates;
-                self.report.exceeded = evict::exceeded(scanned, &goal, self.policy, now);
+                self.report.exceeded = evict::exceeded(scanned, short, self.policy, now);
                 return Ok(());
             }
             let is_removal = |step: &&evict::Step| matches!(step.verdict, Verdict::Remove(_));

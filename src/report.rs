@@ -35,7 +35,11 @@ pub struct GcReport {
     pub kept: Vec<Kept>,
     /// How many there are of those, if they are more.
     pub kept_count: u64,
+    /// Directories and entries that could not be looked at. What is in them counts as nothing, so the limits
+    /// may not hold although they seem to; whoever owns those can tell.
+    pub unreadable: u64,
     /// The limits that do not hold all the same, because of what was kept; in a dry run, that would not.
+    /// Free space is asked for again in the end: what somebody still has open is not free.
     pub exceeded: Vec<Exceeded>,
     /// The first of those.
     pub(crate) swept_paths: Vec<PathBuf>,
@@ -140,7 +144,15 @@ impl GcReport {
         self.keep_absolute(err.path().unwrap_or(Path::new("")).to_path_buf(), reason);
     }
 
-    fn keep_absolute(&mut self, path: PathBuf, reason: KeptReason) {
+    /// What may not even be looked at.
+    pub(crate) fn note_unreadable(&mut self, err: &Error) {
+        let path = err.path().unwrap_or(Path::new("")).to_path_buf();
+        let is_new = self.keep_absolute(path, KeptReason::NotPermitted);
+        self.unreadable += u64::from(is_new);
+    }
+
+    /// `false`: that was told already.
+    fn keep_absolute(&mut self, path: PathBuf, reason: KeptReason) -> bool {
         let kept = Kept { path, reason };
         // A sweep meets what was met before it again. That is never much, but what is too recent can be.
         let repeats = matches!(
@@ -148,12 +160,13 @@ impl GcReport {
             KeptReason::Foreign | KeptReason::NotPermitted | KeptReason::InUse
         );
         if repeats && self.met.len() < MOST_LISTED && !self.met.insert(kept.clone()) {
-            return;
+            return false;
         }
         self.kept_count += 1;
         if self.kept.len() < MOST_LISTED {
             self.kept.push(kept);
         }
+        true
     }
 
     pub(crate) fn note_swept(&mut self, root: &Root, path: impl AsRef<Path>) {

@@ -96,8 +96,15 @@ fn who_may_remove_nothing_is_told() {
     let hidden = text(&store.ok(["rm", "--dry-run", "hidden"]));
     let shard = std::path::Path::new(hidden.trim_end()).parent().unwrap();
     set_mode(shard, 0o700);
-    let within = nobody.run(["gc", "--max-entries", "9"]);
-    assert_eq!(status(within.status), 0, "{within:?}");
+    let free = nobody.run(["gc", "--min-free", "0"]);
+    assert_eq!(status(free.status), 0, "{free:?}");
+    // The limits were said to hold, whatever there was in what could not be read.
+    let within = nobody.run(["gc", "--max-entries", "9", "--json"]);
+    assert_eq!(status(within.status), 3, "{within:?}");
+    assert!(text(&within.stderr).contains("could not be read"));
+    let report: serde_json::Value = serde_json::from_slice(&within.stdout).unwrap();
+    assert_eq!(report["within_limits"], serde_json::Value::Null);
+    assert_eq!(report["unreadable"], 1, "{report}");
     for args in [
         &["gc", "--max-entries", "0", "--min-idle", "0"][..],
         &["clear"],

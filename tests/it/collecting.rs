@@ -242,6 +242,31 @@ fn a_dry_run_knows_what_a_sweep_makes_free() {
     }
 }
 
+/// It was said to hold as soon as enough had been removed.
+#[test]
+fn space_that_somebody_still_has_open_is_told_to_be_missing() {
+    if !is_root("space_that_somebody_still_has_open_is_told_to_be_missing") {
+        return;
+    }
+    let mount = Mount::tmpfs("size=4m");
+    let store = KVFileStore::new(mount.path().join("store")).unwrap();
+    let value = store
+        .set("key", |w| Ok(w.write_all(&[1; 2 << 20])?))
+        .unwrap();
+    let policy = GcPolicy::default().min_free(3 << 20);
+    let policy = policy.min_idle(Duration::ZERO);
+    let report = store.gc(&policy).unwrap();
+    assert_eq!(report.removed, 1);
+    let [exceeded] = &report.exceeded[..] else {
+        panic!("{report:?}");
+    };
+    assert_eq!(exceeded.limit, GcReason::FreeSpace);
+    assert!(exceeded.by > 1 << 20, "{exceeded:?}");
+    drop(value);
+    let report = store.gc(&policy).unwrap();
+    assert_eq!(report.exceeded, []);
+}
+
 #[test]
 fn what_is_in_use_stays_and_others_go_in_its_place() {
     let dir = tempdir();

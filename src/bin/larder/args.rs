@@ -93,7 +93,8 @@ pub(crate) enum Command {
     #[command(
         after_help = "What is leased, locked, pinned, or was used in the last two hours stays; see --min-idle. If a\n\
                       limit does not hold because of that, the last line says by how much, and the status is 0;\n\
-                      it is 3 if nothing at all may be removed by this user.\n\n\
+                      it is 3 if nothing at all may be removed by this user, or if a part of the store could not\n\
+                      be read, so that nobody knows whether the limits hold.\n\n\
                       Once over a limit it goes on towards 90 % of it, so that the next run has nothing to do,\n\
                       and stops before an entry that would leave less; see --stop-at-percent.\n\n\
                       Example:\n  larder gc --max-age 30d --max-size 10GiB --min-free 5GiB --dry-run\n  \

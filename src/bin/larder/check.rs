@@ -60,7 +60,7 @@ pub(crate) fn stats(place: &Place, args: &List) -> Result<(), Stop> {
 }
 
 /// Numbers of what could be seen are not those of the store.
-fn check_read(unreadable: u64) -> Result<(), Stop> {
+pub(crate) fn check_read(unreadable: u64) -> Result<(), Stop> {
     if unreadable == 0 {
         return Ok(());
     }

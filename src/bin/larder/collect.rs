@@ -6,6 +6,7 @@ use larder::{Exceeded, GcPolicy, GcProgress, GcReason, GcReport, KeptReason};
 use serde_json::json;
 
 use crate::args::{Clear, Gc, Told};
+use crate::check;
 use crate::output::{self, count};
 use crate::stop::Stop;
 use crate::store::{Place, WaitShown, either};
@@ -36,7 +37,7 @@ pub(crate) fn gc(place: &Place, args: &Gc) -> Result<(), Stop> {
     if args.told.list.json {
         let mut object = as_json(&report, args.dry_run);
         object["due"] = json!(true);
-        object["within_limits"] = json!(report.exceeded.is_empty());
+        object["within_limits"] = json!(is_within(&report, args));
         let exceeded = report.exceeded.iter();
         let exceeded = exceeded.map(|one| json!({ "limit": limit(one.limit), "by": one.by }));
         object["exceeded"] = exceeded.collect();
@@ -49,10 +50,27 @@ pub(crate) fn gc(place: &Place, args: &Gc) -> Result<(), Stop> {
         }
     }
     // Within the limits nothing had to go, but what cannot be seen.
-    if report.exceeded.is_empty() && report.examined > 0 {
-        return Ok(());
+    if !report.exceeded.is_empty() || report.examined == 0 {
+        check_permitted(&report)?;
     }
-    check_permitted(&report)
+    match counts_what_is_there(args) {
+        true => check::check_read(report.unreadable),
+        false => Ok(()),
+    }
+}
+
+/// Whether the limits hold. `None`: that cannot be known from what could be read.
+fn is_within(report: &GcReport, args: &Gc) -> Option<bool> {
+    let is_partial = report.unreadable > 0 && counts_what_is_there(args);
+    match report.exceeded.is_empty() {
+        true if is_partial => None,
+        within => Some(within),
+    }
+}
+
+/// Whether there is a limit that needs all of the store to be read: how much is free is known without.
+fn counts_what_is_there(args: &Gc) -> bool {
+    args.max_age.is_some() || args.max_size.is_some() || args.max_entries.is_some()
 }
 
 fn describe_excess(exceeded: &Exceeded) -> String {
@@ -217,6 +235,7 @@ fn as_json(report: &GcReport, dry_run: bool) -> serde_json::Value {
         "freed_bytes": report.freed_bytes,
         "removed_entries": removed.collect::<Vec<_>>(),
         "swept": report.swept,
+        "unreadable": report.unreadable,
         "kept": kept.collect::<Vec<_>>(),
         "kept_count": report.kept_count,
     })

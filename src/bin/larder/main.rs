@@ -16,8 +16,8 @@ mod dirs;
 mod list;
 mod proc;
 mod locks;
-mod collect;
 mod check;
+mod collect;
 mod pins;
 
 use std::process::ExitCode;
