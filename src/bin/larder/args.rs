@@ -65,7 +65,8 @@ pub(crate) enum Command {
                       larder set --sealed --meta etag=W/1 index < index.json"
     )]
     Set(Set),
-    /// Removes values. Each is looked for even if another is not there, which makes the status 1.
+    /// Removes values, each whatever becomes of the others: status 1 if one is not there, 3 if one cannot be
+    /// removed.
     #[command(after_help = "Example:\n  \
                       larder ls --unused-for 30d --json | jq -r '.[].path' | xargs larder rm --path")]
     Rm(Rm),

@@ -6,7 +6,7 @@ use larder::{KVDirStore, PathKey};
 
 use crate::args::{DirCommand, DirExec, DirGetOrSet, DirRm};
 use crate::command;
-use crate::files::{absent, each, ended};
+use crate::files::{absent, check_all, each, ended};
 use crate::keys::{Named, Stored};
 use crate::output;
 use crate::signals::Interrupt;
@@ -84,7 +84,9 @@ fn contains(place: &Place, key: &Stored) -> Result<(), Stop> {
 
 fn rm(place: &Place, args: &DirRm) -> Result<(), Stop> {
     let store = place.dirs()?;
-    each(&args.keys.named(store.base())?, |key| {
+    let keys = args.keys.named(store.base())?;
+    check_all(&keys, |key| store.contains(key))?;
+    each(&keys, |key| {
         if !args.dry_run {
             return Ok(store.remove(key)?);
         }

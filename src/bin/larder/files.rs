@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Seek};
 
-use larder::{ArtifactHash, Expect, KVFileStore, Outcome, PathKey, Value};
+use larder::{ArtifactHash, ErrorKind, Expect, KVFileStore, Outcome, PathKey, Value};
 use ring::digest;
 
 use crate::args::{Get, GetOrSet, Rm, Set, Writing};
@@ -10,7 +10,7 @@ use crate::command;
 use crate::keys::{Named, Stored};
 use crate::output;
 use crate::signals::Interrupt;
-use crate::stop::Stop;
+use crate::stop::{self, Stop};
 use crate::store::{Place, WaitShown};
 
 pub(crate) fn get_or_set(place: &Place, args: &GetOrSet) -> Result<(), Stop> {
@@ -149,7 +149,9 @@ pub(crate) fn rm(place: &Place, args: &Rm) -> Result<(), Stop> {
     let interrupt = Interrupt::watch()?;
     let shown = WaitShown::default();
     let view = shown.files(&store, &args.waiting, &interrupt);
-    each(&args.keys.named(store.base())?, |key| {
+    let keys = args.keys.named(store.base())?;
+    check_all(&keys, |key| store.contains(key))?;
+    each(&keys, |key| {
         if args.dry_run {
             let is_there = store.contains(key)?;
             if is_there {
@@ -163,23 +165,55 @@ pub(crate) fn rm(place: &Place, args: &Rm) -> Result<(), Stop> {
     })
 }
 
-/// Does something with each key that has a value, and tells of those that have none.
+/// Fails if one of them can be no key, so that nothing is done for the others. What else is wrong is told
+/// where it is their turn.
+pub(crate) fn check_all(
+    keys: &[Named],
+    contains: impl Fn(&Named) -> larder::Result<bool>,
+) -> Result<(), Stop> {
+    let mut looked = keys.iter().map(contains);
+    let flaw = looked.find_map(|looked| {
+        looked
+            .err()
+            .filter(|err| err.kind() == ErrorKind::InvalidKey)
+    });
+    flaw.map_or(Ok(()), |err| Err(err.into()))
+}
+
+/// Does something with each key that has a value, whatever becomes of the others, and tells of those that
+/// have none, and of what failed.
 pub(crate) fn each(
     keys: &[Named],
     mut act: impl FnMut(&Named) -> Result<bool, Stop>,
 ) -> Result<(), Stop> {
-    let mut missing = Vec::new();
+    let (mut missing, mut failed, mut stopped) = (Vec::new(), Vec::new(), None);
     for key in keys {
-        if !act(key)? {
-            missing.push(key.shown());
+        match act(key) {
+            Ok(true) => {}
+            Ok(false) => missing.push(key.shown()),
+            Err(Stop::Failed(err)) => failed.push(err),
+            Err(stop) => {
+                stopped = Some(stop);
+                break;
+            }
         }
     }
-    match missing.is_empty() {
-        true => Ok(()),
-        false => Err(Stop::Absent(Some(format!(
-            "nothing is stored under {}",
-            missing.join(", ")
-        )))),
+    let absent = match missing.is_empty() {
+        true => None,
+        false => Some(format!("nothing is stored under {}", missing.join(", "))),
+    };
+    // The last that is to be told ends the process with its status.
+    let end = stopped.or_else(|| failed.pop().map(Stop::Failed));
+    failed
+        .iter()
+        .for_each(|err| stop::tell(&format!("{err:#}")));
+    match (end, absent) {
+        (Some(end), absent) => {
+            absent.iter().for_each(|sentence| stop::tell(sentence));
+            Err(end)
+        }
+        (None, Some(sentence)) => Err(Stop::Absent(Some(sentence))),
+        (None, None) => Ok(()),
     }
 }
 

@@ -4,6 +4,8 @@ use std::fmt;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use larder::ErrorKind;
+
 /// What ends a command early.
 #[derive(Debug)]
 pub(crate) enum Stop {
@@ -37,11 +39,16 @@ impl Stop {
             Stop::Failed(err) => (3, Some(format!("{err:#}"))),
         };
         if let Some(sentence) = sentence {
-            // Where standard error is closed there is nobody to tell.
-            let _ = writeln!(io::stderr(), "larder: {sentence}");
+            tell(&sentence);
         }
         ExitCode::from(status)
     }
+}
+
+/// Says on standard error what went wrong.
+pub(crate) fn tell(sentence: &str) {
+    // Where standard error is closed there is nobody to tell.
+    let _ = writeln!(io::stderr(), "larder: {sentence}");
 }
 
 /// As shells have it.
@@ -76,6 +83,7 @@ impl From<larder::Error> for Stop {
     fn from(err: larder::Error) -> Self {
         match err.downcast_ref::<Stop>() {
             Some(stop) => stop.again(),
+            None if err.kind() == ErrorKind::InvalidKey => Stop::Usage(err.to_string()),
             None => Stop::Failed(err.into()),
         }
     }
