@@ -382,6 +382,46 @@ fn a_path_that_was_listed_is_a_key() {
     assert_eq!(status(sealed.run(["path", "key"]).status), 3);
 }
 
+/// What was removed was outside.
+#[test]
+fn no_path_leads_through_a_link() {
+    let (store, trees) = (Store::new(), Store::new());
+    store.feed(&["set", "key"], b"v");
+    trees.ok(["dir", "get-or-set", "key", "--", "true"]);
+    for store in [&store, &trees] {
+        std::fs::create_dir_all(store.beside("out/tree")).unwrap();
+        std::fs::write(store.beside("out/file"), "precious").unwrap();
+        std::fs::write(store.beside("out/tree.lock"), "").unwrap();
+        std::os::unix::fs::symlink(store.beside("out"), store.base().join("link")).unwrap();
+    }
+    let absolute = text(
+        store
+            .base()
+            .join("link/file")
+            .as_os_str()
+            .as_encoded_bytes(),
+    );
+    for (store, args) in [
+        (&store, &["rm", "--path", "link/file"][..]),
+        (&store, &["rm", "--path", &absolute]),
+        (&store, &["get", "--path", "link/file"]),
+        (&store, &["pin", "--path", "link/no/file"]),
+        (&trees, &["dir", "rm", "--path", "link/tree"]),
+    ] {
+        let refused = store.run(args);
+        assert_eq!(status(refused.status), 2, "{args:?}: {refused:?}");
+        assert!(text(&refused.stderr).contains("link is a symbolic link"));
+        assert!(store.beside("out/file").exists());
+        assert!(store.beside("out/tree").exists());
+    }
+    // The store itself may be behind one.
+    std::os::unix::fs::symlink(store.base(), store.beside("other")).unwrap();
+    let path = text(&store.ok(["path", "key"]));
+    let mut command = store.command(["rm", "--path", path.trim_end()]);
+    let output = command.env("LARDER_STORE", store.beside("other")).output();
+    assert_eq!(status(output.unwrap().status), 0);
+}
+
 /// What came after an error was not looked at, and what was not there before it was not told.
 #[test]
 fn one_that_cannot_be_removed_keeps_no_other() {

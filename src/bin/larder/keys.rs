@@ -60,7 +60,8 @@ pub(crate) struct AllStored {
 
 #[derive(Debug, clap::Args)]
 struct By {
-    /// The key is a path, as `ls`, `gc` and `pins` print it, or relative to the store.
+    /// The key is a path, as `ls`, `gc` and `pins` print it, or relative to the store. (They escape what is
+    /// not printable, which is no path then.)
     #[arg(long)]
     path: bool,
 }
@@ -88,7 +89,11 @@ impl AllStored {
 impl By {
     fn named(&self, typed: &OsStr, base: &Path) -> Result<Named, Stop> {
         let path = match self.path {
-            true => relative(Path::new(typed), base)?,
+            true => {
+                let path = relative(Path::new(typed), base)?;
+                refuse_links(&path, base)?;
+                path
+            }
             false => typed.as_bytes().key(),
         };
         Ok(Named {
@@ -115,6 +120,23 @@ fn relative(path: &Path, base: &Path) -> Result<PathBuf, Stop> {
             shown(path),
             shown(base)
         ))
+    })
+}
+
+/// What is behind a symbolic link is not in the store, whoever has put the link there.
+fn refuse_links(path: &Path, base: &Path) -> Result<(), Stop> {
+    let mut above = path.ancestors().skip(1);
+    let is_link = |dir: &&Path| {
+        let found = base.join(dir).symlink_metadata();
+        *dir != Path::new("") && found.is_ok_and(|found| found.is_symlink())
+    };
+    above.find(is_link).map_or(Ok(()), |link| {
+        let (path, link) = (path.as_os_str(), link.as_os_str());
+        Err(Stop::Usage(format!(
+            "{} leads out of the store: {} is a symbolic link",
+            shown(path),
+            shown(link)
+        )))
     })
 }
 
