@@ -68,7 +68,7 @@ pub(crate) enum Command {
     /// Removes values, each whatever becomes of the others: status 1 if one is not there, 3 if one cannot be
     /// removed.
     #[command(after_help = "Example:\n  \
-                      larder ls --unused-for 30d --json | jq -r '.[].path' | xargs larder rm --path")]
+                      larder ls --unused-for 30d --json | jq -r '.[].path' | xargs -r -d '\\n' larder rm --path")]
     Rm(Rm),
     /// Prints the path of a value's file, for programs that link or map it. Not of sealed values, which
     /// are not just the file's bytes.
