@@ -44,11 +44,20 @@ pub(crate) struct Printable<'a>(pub(crate) &'a str);
 
 impl fmt::Display for Printable<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.chars().try_for_each(|c| match c.is_control() {
+        self.0.chars().try_for_each(|c| match is_obeyed(c) {
             true => write!(f, "{}", c.escape_default()),
             false => f.write_char(c),
         })
     }
+}
+
+/// Whether a terminal does something other than to show this, or shows what is around it in another order.
+fn is_obeyed(c: char) -> bool {
+    let turns_or_breaks = matches!(
+        c,
+        '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+    );
+    c.is_control() || turns_or_breaks
 }
 
 #[cfg(test)]
@@ -61,9 +70,9 @@ mod tests {
             pid: 7,
             host: Some("vm\r".into()),
             since: None,
-            label: Some("a\n\u{1b}[2Jé".into()),
+            label: Some("a\n\u{1b}[2J\u{202e}é".into()),
         };
         let shown = holder.to_string();
-        assert_eq!(shown, "process 7 on vm\\r (a\\n\\u{1b}[2Jé)");
+        assert_eq!(shown, "process 7 on vm\\r (a\\n\\u{1b}[2J\\u{202e}é)");
     }
 }

@@ -97,6 +97,15 @@ impl Store {
 
     /// Starts it as the leader of a session, on a terminal of its own for everything but its output.
     pub(crate) fn start_on_terminal(&self, args: &[&str]) -> Terminal {
+        self.on_terminal(args, false)
+    }
+
+    /// The same, and its output goes there too.
+    pub(crate) fn start_all_on_terminal(&self, args: &[&str]) -> Terminal {
+        self.on_terminal(args, true)
+    }
+
+    fn on_terminal(&self, args: &[&str], with_output: bool) -> Terminal {
         let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
         grantpt(&master).unwrap();
         unlockpt(&master).unwrap();
@@ -110,6 +119,9 @@ impl Store {
         command.args(["--ctty", LARDER]).args(args);
         self.equip(&mut command);
         command.env("TERM", "xterm");
+        if with_output {
+            command.stdout(slave.try_clone().unwrap());
+        }
         command.stdin(slave.try_clone().unwrap()).stderr(slave);
         let running = Running(Some(command.spawn().unwrap()));
         Terminal {

@@ -112,6 +112,26 @@ fn control_c_while_hashing_leaves_at_once() {
     assert_eq!(hashing.output().status.code(), Some(130));
 }
 
+/// A name in the store, or what an error had to say of it, coloured the terminal or gave it a title.
+#[test]
+fn no_path_is_obeyed_by_the_terminal() {
+    let store = Store::new();
+    store.feed(&["set", "key"], b"v");
+    let name = "\x1b[31mv\x07\nw";
+    store.ok(["pin", "--path", name]);
+    for args in [&["pins"][..], &["rm", "--dry-run", "--path", name]] {
+        let terminal = store.start_all_on_terminal(args);
+        terminal.until_shown("\\u{1b}[31mv\\u{7}\\nw");
+        terminal.running.output();
+    }
+    // Where no terminal is, a path is what it is.
+    assert!(store.ok(["pins"]).ends_with(format!("{name}\n").as_bytes()));
+    std::fs::create_dir(store.base().join(name)).unwrap();
+    let failed = store.start_on_terminal(&["get", "--path", name]);
+    failed.until_shown("\\u{1b}[31mv\\u{7}\\nw");
+    failed.running.output();
+}
+
 /// A password, say. The command is in a group of its own, so the terminal stopped it, and it was waited
 /// for, for ever.
 #[test]

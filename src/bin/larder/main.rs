@@ -3,9 +3,9 @@
 //! Each group of commands is a module; `args` says what can be typed, `stop` what the process ends with.
 //! The binary reads the environment, prints and handles signals, so that the library need not.
 
+mod output;
 mod stop;
 mod units;
-mod output;
 mod keys;
 mod args;
 mod signals;

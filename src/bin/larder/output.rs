@@ -26,8 +26,11 @@ pub(crate) fn line(text: &str) -> Result<(), Stop> {
     write(format!("{text}\n").as_bytes())
 }
 
-/// A path as it is, whatever its bytes.
+/// A path as it is, whatever its bytes; a terminal would obey some of them.
 pub(crate) fn path(path: &Path) -> Result<(), Stop> {
+    if io::stdout().is_terminal() {
+        return line(&printable(&path.to_string_lossy()));
+    }
     let mut line = path.as_os_str().as_bytes().to_vec();
     line.push(b'\n');
     write(&line)
@@ -102,13 +105,34 @@ pub(crate) fn count(n: u64, one: &str, more: &str) -> String {
     format!("{n} {}", if n == 1 { one } else { more })
 }
 
+/// Whether a terminal does something other than to show this, or shows what is around it in another order.
+fn is_obeyed(c: char) -> bool {
+    let turns_or_breaks = matches!(
+        c,
+        '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+    );
+    c.is_control() || turns_or_breaks
+}
+
 /// A path or label with nothing in it that a terminal would obey.
 pub(crate) fn printable(text: &str) -> String {
     text.chars()
         .flat_map(|c| {
-            let escaped = c.is_control().then(|| c.escape_default());
+            let escaped = is_obeyed(c).then(|| c.escape_default());
             let plain = escaped.is_none().then_some(c);
             escaped.into_iter().flatten().chain(plain)
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_terminal_would_obey_is_escaped() {
+        let text = "a\u{1b}[31m\u{7}\n\u{202e}gpj\u{2066}\u{2069}\u{200e}\u{200f}\u{2028}\u{2029}é";
+        let shown = "a\\u{1b}[31m\\u{7}\\n\\u{202e}gpj\\u{2066}\\u{2069}\\u{200e}\\u{200f}\\u{2028}\\u{2029}é";
+        assert_eq!(printable(text), shown);
+    }
 }

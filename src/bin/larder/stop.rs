@@ -1,10 +1,12 @@
 //! Why the process ends before its work is done, and with which status.
 
 use std::fmt;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use larder::ErrorKind;
+
+use crate::output;
 
 /// What ends a command early.
 #[derive(Debug)]
@@ -47,6 +49,11 @@ impl Stop {
 
 /// Says on standard error what went wrong.
 pub(crate) fn tell(sentence: &str) {
+    // There may be anybody's paths in it.
+    let sentence = match io::stderr().is_terminal() {
+        true => output::printable(sentence),
+        false => sentence.to_owned(),
+    };
     // Where standard error is closed there is nobody to tell.
     let _ = writeln!(io::stderr(), "larder: {sentence}");
 }
