@@ -113,6 +113,10 @@ impl Expect {
             .try_for_each(|digest| Algorithm::of(digest).map(drop))
     }
 
+    pub(crate) fn is_nothing(&self) -> bool {
+        self.len.is_none() && self.digests.is_empty()
+    }
+
     pub(crate) fn expected_len(&self) -> Option<u64> {
         self.len
     }

@@ -27,7 +27,7 @@ mod value;
 mod writer;
 
 use sealed::Opened;
-use value::Found;
+use value::{Found, Sought};
 
 pub use batch::Batch;
 pub use lock_guard::KVFileLock;
@@ -254,12 +254,14 @@ impl KVFileStore {
             }
             Taken::Lock(lock) => lock,
         };
-        if let Some(found) = Found::open(root, &entry, root.options.verify)? {
-            lock.note_occupied(true);
-            if found.is_admitted_by(expect) {
+        match Found::seek(root, &entry, root.options.verify, expect)? {
+            Sought::Found(found) => {
+                lock.note_occupied(true);
                 return Ok(Value::of(root, entry, found).with_outcome(pacer.outcome()));
             }
             // It stays until there is another in its place: the expectation may be what is wrong.
+            Sought::Other => lock.note_occupied(true),
+            Sought::Absent => {}
         }
         lock.announce(key.label().as_deref());
         let staged = StagedFile::for_value(root)?;
@@ -288,8 +290,10 @@ impl KVFileStore {
 
     /// Opens a value. One that cannot be what is expected is absent.
     fn find(&self, entry: &EntryPath, expect: &Expect) -> Result<Option<Found>> {
-        let found = Found::open(&self.root, entry, self.root.options.verify)?;
-        Ok(found.filter(|found| found.is_admitted_by(expect)))
+        match Found::seek(&self.root, entry, self.root.options.verify, expect)? {
+            Sought::Found(found) => Ok(Some(found)),
+            Sought::Absent | Sought::Other => Ok(None),
+        }
     }
 
     /// Computes a value and publishes it, in place of one that may be there; the last one wins.

@@ -29,9 +29,13 @@ pub(super) struct Opened<'a> {
 }
 
 impl Opened<'_> {
-    /// What is known of the value, once it is believed. `None`: it is damaged, and so it is absent.
-    pub(super) fn footer(self, verify: Verify) -> Result<Option<Footer>> {
-        let found = self.read_footer()?;
+    /// What was found to be known of the value, once it is believed. `None`: it is damaged, and so it is
+    /// absent.
+    pub(super) fn footer(
+        self,
+        verify: Verify,
+        found: Result<Footer, NoFooter>,
+    ) -> Result<Option<Footer>> {
         self.believe(verify, found, |footer| {
             digest::is_of_file(&footer.known.digest, self.file, footer.len)
         })
@@ -53,7 +57,8 @@ impl Opened<'_> {
         believed
     }
 
-    fn read_footer(self) -> Result<Result<Footer, NoFooter>> {
+    /// What the file says of itself.
+    pub(super) fn read_footer(self) -> Result<Result<Footer, NoFooter>> {
         footer::read(self.entry, self.file, self.meta.len)
             .reading("read what is known of the value", || {
                 self.root.absolute(self.entry.value())

@@ -212,6 +212,15 @@ pub(super) struct Found {
     pub(super) known: Option<Known>,
 }
 
+/// What a caller who expects something finds.
+#[derive(Debug)]
+pub(super) enum Sought {
+    Absent,
+    /// A value that cannot be what is expected.
+    Other,
+    Found(Found),
+}
+
 impl Found {
     /// Opens a value, checks it as `verify` says, and notes its use. `None` if there is none.
     pub(super) fn open(
@@ -219,10 +228,29 @@ impl Found {
         entry: &EntryPath,
         verify: Verify,
     ) -> Result<Option<Self>> {
-        let Some((file, meta)) = open_file(root, entry)? else {
-            return Ok(None);
+        match Self::seek(root, entry, verify, &Expect::new())? {
+            Sought::Found(found) => Ok(Some(found)),
+            Sought::Absent | Sought::Other => Ok(None),
+        }
+    }
+
+    /// The same, if the value can be what is expected. One that cannot be is neither read nor used: who
+    /// waits for another looks at it again and again.
+    pub(super) fn seek(
+        root: &Arc<Root>,
+        entry: &EntryPath,
+        verify: Verify,
+        expect: &Expect,
+    ) -> Result<Sought> {
+        let opened = match expect.is_nothing() {
+            true => root.dir.open_read(entry.value()),
+            false => root.dir.open_quietly(entry.value()),
+        };
+        let Some((file, meta)) = self::opened(root, entry, opened)? else {
+            return Ok(Sought::Absent);
         };
         let (len, known) = match root.format {
+            Format::Raw if !expect.admits(meta.len, None) => return Ok(Sought::Other),
             Format::Raw => (meta.len, None),
             Format::Sealed => {
                 let opened = Opened {
@@ -231,19 +259,20 @@ impl Found {
                     file: &file,
                     meta: &meta,
                 };
-                let Some(footer) = opened.footer(verify)? else {
-                    return Ok(None);
+                let found = opened.read_footer()?;
+                if let Ok(footer) = &found {
+                    if !expect.admits(footer.len, Some(&footer.known.digest)) {
+                        return Ok(Sought::Other);
+                    }
+                }
+                let Some(footer) = opened.footer(verify, found)? else {
+                    return Ok(Sought::Absent);
                 };
                 (footer.len, Some(footer.known))
             }
         };
-        Ok(Some(Found { file, len, known }))
-    }
-
-    /// Whether this can be the value that is meant.
-    pub(super) fn is_admitted_by(&self, expect: &Expect) -> bool {
-        let digest = self.known.as_ref().map(|known| &known.digest);
-        expect.admits(self.len, digest)
+        note_use(root, &file, &meta);
+        Ok(Sought::Found(Found { file, len, known }))
     }
 }
 
@@ -252,11 +281,15 @@ pub(super) fn open_file(root: &Root, entry: &EntryPath) -> Result<Option<(File, 
     let Some((file, meta)) = opened(root, entry, root.dir.open_read(entry.value()))? else {
         return Ok(None);
     };
+    note_use(root, &file, &meta);
+    Ok(Some((file, meta)))
+}
+
+fn note_use(root: &Root, file: &File, meta: &Meta) {
     if recency::is_due(root, meta.accessed) {
         // Not allowed everywhere; then the system's own access time is what remains.
-        let _ = sys::fstamp(&file, Stamp::Accessed);
+        let _ = sys::fstamp(file, Stamp::Accessed);
     }
-    Ok(Some((file, meta)))
 }
 
 /// The same, and it does not count as a use.

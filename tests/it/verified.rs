@@ -585,6 +585,41 @@ fn a_hit_of_another_digest_is_computed_again_where_it_is_known() {
 }
 
 /// While another process writes, what is there is wrong, and what comes may be wrong too.
+/// Who waited beside a value that was not the one that he expected read all of it at each look, under
+/// `Verify::Always`, and each look was a use.
+#[test]
+fn a_value_that_is_not_meant_is_neither_read_nor_used() {
+    let dir = tempdir();
+    let options = StoreOptions::new().sealed(true);
+    let options = options.verify(larder::Verify::Always);
+    let store = options.open_file_store(dir.path()).unwrap();
+    store.set("key", text(b"value")).unwrap();
+    let lock = store.lock("key").unwrap();
+    // Who reads it sees that it is damaged.
+    let mut bytes = std::fs::read(lock.path()).unwrap();
+    bytes[0] = b'V';
+    chmod(lock.path(), 0o644);
+    std::fs::write(lock.path(), bytes).unwrap();
+    let long_ago = std::time::SystemTime::UNIX_EPOCH;
+    let times = std::fs::FileTimes::new().set_accessed(long_ago);
+    let file = std::fs::File::open(lock.path()).unwrap();
+    file.set_times(times).unwrap();
+    let view = store.with_wait(larder::Wait::Timeout(std::time::Duration::from_millis(20)));
+    for expect in [
+        Expect::new().len(6),
+        Expect::new().digest(&hash("sha256", b"other")),
+    ] {
+        let asked = view.get_or_set_verified("key", &expect, |_| unreachable!());
+        assert_eq!(asked.unwrap_err().kind(), ErrorKind::Busy);
+        let accessed = file.metadata().unwrap().accessed().unwrap();
+        assert_eq!((store.damaged_values(), accessed), (0, long_ago));
+    }
+    let meant = Expect::new().len(5);
+    let asked = view.get_or_set_verified("key", &meant, |_| unreachable!());
+    assert_eq!(asked.unwrap_err().kind(), ErrorKind::Busy);
+    assert!(store.damaged_values() > 0);
+}
+
 #[test]
 fn a_waiter_is_not_content_with_another_length() {
     in_each_format(|store| {
