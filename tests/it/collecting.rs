@@ -21,6 +21,7 @@ const COLLECT: &str = "collect";
 const USE: &str = "use-while-collected";
 const CLOCK: &str = "collect-by-another-clock";
 const SEAM: &str = "collect-at-the-seam";
+const UNSTAMPED: &str = "commit-without-stamps";
 
 pub(crate) fn play(role: &str, args: &[&str]) -> bool {
     match role {
@@ -28,6 +29,7 @@ pub(crate) fn play(role: &str, args: &[&str]) -> bool {
         USE => use_while_collected(args),
         CLOCK => by_another_clock(args),
         SEAM => at_the_seam(args),
+        UNSTAMPED => commit_without_stamps(args),
         _ => return false,
     }
     true
@@ -217,6 +219,36 @@ fn what_took_long_to_write_was_used_when_it_was_published() {
     assert_eq!(batch.commit().unwrap(), 2);
     let none = GcPolicy::default().max_entries(0);
     assert_eq!(store.gc(&none).unwrap().removed, 0);
+}
+
+/// BASE: commits a batch while no access time can be set, and says how many values that published.
+fn commit_without_stamps(args: &[&str]) {
+    let store = StoreOptions::new().touch_after(Duration::ZERO);
+    let store = store.open_file_store(args[0]).unwrap();
+    let batch = |text: &[u8]| {
+        let mut batch = store.batch();
+        batch.set("key", |w| Ok(w.write_all(text)?)).unwrap();
+        batch
+    };
+    let first = batch(b"first");
+    arm([]);
+    first.commit().unwrap();
+    let stamp = disarm().iter().position(|call| *call == "utime").unwrap();
+    let second = batch(b"second");
+    arm([(stamp, Fault::Fail(libc::EPERM))]);
+    let published = second.commit().map_err(|err| err.kind());
+    disarm();
+    say(&format!("{published:?}"));
+}
+
+/// Where only the owner of a directory may set times, nothing was published.
+#[test]
+fn a_batch_needs_no_access_times() {
+    let dir = tempdir();
+    let mut worker = Worker::start(UNSTAMPED, &[dir.path().to_str().unwrap()]);
+    worker.expect("Ok(1)");
+    worker.finish();
+    assert_eq!(files(dir.path()).read("key").unwrap().unwrap(), b"second");
 }
 
 /// What a dead process had staged comes back to the disk too, so that less has to go for it.
