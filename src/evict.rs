@@ -410,6 +410,55 @@ mod tests {
         removed.map(|step| step.index).collect()
     }
 
+    fn may_go(one: &Candidate) -> bool {
+        let min_idle = STORES[usize::from(one.store)].min_idle;
+        one.state == State::Loose && age(one) >= min_idle.as_secs() as i64
+    }
+
+    /// What one candidate takes of what each limit is for: size, number, and either file system's space.
+    fn shares(one: &Candidate) -> [u64; 4] {
+        let mut shares = [one.bytes, 1, 0, 0];
+        shares[2 + STORES[usize::from(one.store)].volume] = one.frees;
+        shares
+    }
+
+    /// For each of those limits, how much is beyond it, and beyond its low mark, once these are gone.
+    fn excesses(
+        policy: &GcPolicy,
+        candidates: &[Candidate],
+        free: &[u64; 2],
+        gone: &[u32],
+    ) -> [Option<(i128, i128)>; 4] {
+        let (mut taken, mut freed) = ([0; 4], [0; 4]);
+        for (index, one) in (0..).zip(candidates) {
+            let into = match gone.contains(&index) {
+                true => &mut freed,
+                false if one.state == State::Gone => continue,
+                false => &mut taken,
+            };
+            into.iter_mut()
+                .zip(shares(one))
+                .for_each(|(sum, share)| *sum += i128::from(share));
+        }
+        // Of which so much lies between the limit and the low mark.
+        let between = |limit: i128| limit * (100 - i128::from(policy.percent())) / 100;
+        let over = |taken: i128, limit: Option<u64>| {
+            let limit = i128::from(limit?);
+            Some((taken - limit, taken - limit + between(limit)))
+        };
+        let missing = |free: u64, freed: i128| {
+            let least = i128::from(policy.min_free_bytes?);
+            let missing = least - i128::from(free) - freed;
+            Some((missing, missing + between(least)))
+        };
+        [
+            over(taken[0], policy.max_size_bytes),
+            over(taken[1], policy.max_entries),
+            missing(free[0], freed[2]),
+            missing(free[1], freed[3]),
+        ]
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2000))]
 
@@ -427,6 +476,78 @@ mod tests {
             prop_assert_eq!(distinct, oracle(&policy, &candidates, &free));
             for pair in gone.windows(2) {
                 prop_assert!(age(&candidates[pair[0] as usize]) >= age(&candidates[pair[1] as usize]));
+            }
+        }
+
+        /// Said of the outcome alone: no limit is exceeded by what might have gone for it, and each that
+        /// goes was too old, or one too many, or leaves no less than the low mark.
+        #[test]
+        fn enough_goes_and_nothing_needless(
+            candidates in proptest::collection::vec(candidate(), 0..20),
+            policy in policy(),
+            free in [0..40u64, 0..40u64],
+        ) {
+            let goal = Goal::new(&policy, &candidates, &free);
+            let gone = removed(&plan(&candidates, &goal, &STORES, now()));
+            let is_old = |one: &Candidate| {
+                policy.max_age.is_some_and(|most| age(one) >= most.as_secs() as i64)
+            };
+            let at_first = excesses(&policy, &candidates, &free, &[]);
+            for (done, &index) in gone.iter().enumerate() {
+                let one = &candidates[index as usize];
+                prop_assert!(may_go(one), "{:?}", one);
+                let before = excesses(&policy, &candidates, &free, &gone[..done]);
+                let after = excesses(&policy, &candidates, &free, &gone[..=done]);
+                let is_needed = (0..4).any(|limit| {
+                    let was_exceeded = at_first[limit].is_some_and(|(excess, _)| excess > 0);
+                    let matters = was_exceeded && shares(one)[limit] > 0;
+                    let is_exceeded = before[limit].is_some_and(|(excess, _)| excess > 0);
+                    let stays_above = after[limit].is_some_and(|(_, above_low)| above_low >= 0);
+                    matters && (is_exceeded || stays_above)
+                });
+                prop_assert!(is_old(one) || is_needed, "{:?} of {:?}", one, gone);
+            }
+            let in_the_end = excesses(&policy, &candidates, &free, &gone);
+            for (index, one) in candidates.iter().enumerate() {
+                if !may_go(one) || gone.contains(&(index as u32)) {
+                    continue;
+                }
+                prop_assert!(!is_old(one), "{:?}", one);
+                for (excess, share) in in_the_end.iter().zip(shares(one)) {
+                    let holds = excess.is_none_or(|(excess, _)| excess <= 0);
+                    prop_assert!(holds || share == 0, "{:?}", one);
+                }
+            }
+        }
+
+        /// For one limit, nothing goes that was used after something that stays and might have gone.
+        #[test]
+        fn the_least_recently_used_go_for_a_limit(
+            candidates in proptest::collection::vec(candidate(), 0..20),
+            (most, percent) in (0..30u64, 0..=100u8),
+            limit in 0..4usize,
+            free in [0..40u64, 0..40u64],
+        ) {
+            let policy = GcPolicy::default().stop_at_percent(percent);
+            let (policy, limits) = match limit {
+                0 => (policy.max_size(most), 0..1),
+                1 => (policy.max_entries(most), 1..2),
+                2 => (policy.min_free(most), 2..4),
+                _ => (policy.max_age(Duration::from_secs(most)), 1..2),
+            };
+            let goal = Goal::new(&policy, &candidates, &free);
+            let gone = removed(&plan(&candidates, &goal, &STORES, now()));
+            for limit in limits {
+                let has_share = |index: &usize| shares(&candidates[*index])[limit] > 0;
+                let goes = |index: &usize| gone.contains(&(*index as u32));
+                let all = (0..candidates.len()).filter(has_share);
+                let stays = all.filter(|index| may_go(&candidates[*index]) && !goes(index));
+                let oldest = stays.map(|index| age(&candidates[index])).max();
+                let going = gone.iter().map(|index| *index as usize).filter(has_share);
+                let youngest = going.map(|index| age(&candidates[index])).min();
+                if let (Some(oldest), Some(youngest)) = (oldest, youngest) {
+                    prop_assert!(youngest >= oldest, "{} {}", youngest, oldest);
+                }
             }
         }
 
