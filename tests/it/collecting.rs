@@ -21,6 +21,7 @@ const COLLECT: &str = "collect";
 const USE: &str = "use-while-collected";
 const CLOCK: &str = "collect-by-another-clock";
 const SEAM: &str = "collect-at-the-seam";
+const UNSWEPT: &str = "collect-what-is-not-swept";
 const UNSTAMPED: &str = "commit-without-stamps";
 
 pub(crate) fn play(role: &str, args: &[&str]) -> bool {
@@ -28,6 +29,7 @@ pub(crate) fn play(role: &str, args: &[&str]) -> bool {
         COLLECT => collect_again_and_again(args),
         USE => use_while_collected(args),
         CLOCK => by_another_clock(args),
+        UNSWEPT => plan_what_a_sweep_makes_free(Path::new(args[0])),
         SEAM => at_the_seam(args),
         UNSTAMPED => commit_without_stamps(args),
         _ => return false,
@@ -258,8 +260,13 @@ fn a_dry_run_knows_what_a_sweep_makes_free() {
         return;
     }
     let mount = Mount::tmpfs("size=4m");
-    let store = aged_values(&mount.path().join("files"), 5);
-    let forest = trees(&mount.path().join("trees"));
+    Worker::start(UNSWEPT, &[mount.path().to_str().unwrap()]).finish();
+}
+
+/// MOUNT: alone in a process, because what another thread forks keeps open what is deleted meanwhile.
+fn plan_what_a_sweep_makes_free(mount: &Path) {
+    let store = aged_values(&mount.join("files"), 5);
+    let forest = trees(&mount.join("trees"));
     let dead = forest.base().join("tmp/dead-0123456789");
     std::fs::create_dir(&dead).unwrap();
     for staged in [store.base().join("tmp/f-0123456789"), dead.join("file")] {
