@@ -139,6 +139,7 @@ impl CheckpointFile {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
             return Err(unusable(&path, ErrorKind::Corrupt, A_DIRECTORY.to_owned()));
         };
+        let path = parent.join(name); // without a slash at its end
         let mut taken = [LOCK_SUFFIX, STAGED_SUFFIX].into_iter();
         if let Some(suffix) = taken.find(|suffix| name.as_bytes().ends_with(suffix.as_bytes())) {
             let why = format!("what ends in {suffix} belongs to another file of checkpoints");
@@ -218,7 +219,9 @@ impl CheckpointFile {
         let file = match self.dir.open_read(&self.name) {
             Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(err) if sys::is(&err, Errno::LOOP) => {
-                return Err(corrupt("there is a symbolic link; name what it leads to"));
+                return Err(corrupt(
+                    "there is a symbolic link; name the file that it leads to",
+                ));
             }
             opened => opened.reading(read, || self.at())?,
         };
@@ -226,10 +229,15 @@ impl CheckpointFile {
         match meta.kind {
             Kind::File => {}
             Kind::Dir => return Err(corrupt(A_DIRECTORY)),
-            Kind::Link | Kind::Other => return Err(corrupt("there is something that is no file")),
+            Kind::Link | Kind::Other => {
+                return Err(corrupt("there is something that is no file; move it away"));
+            }
         }
         if meta.len > MAX_BYTES {
-            let why = format!("{} bytes are there, and {MAX_BYTES} are the most", meta.len);
+            let why = format!(
+                "{} bytes are there, and {MAX_BYTES} are the most; move it away",
+                meta.len
+            );
             return Err(self.unusable(ErrorKind::Corrupt, why));
         }
         let bytes = sys::read_range(&file, 0, meta.len).reading(read, || self.at())?;
@@ -282,6 +290,7 @@ impl CheckpointFile {
             key: key.to_string(),
             seen,
             stored: known.table.records.get(key).map(|record| record.sequence),
+            is_told: known.ahead_of(key).is_none(),
         }
         .into()
     }
@@ -295,7 +304,7 @@ impl CheckpointFile {
     }
 }
 
-const A_DIRECTORY: &str = "there is a directory";
+const A_DIRECTORY: &str = "there is a directory; name a file in it";
 
 fn unusable(path: &Path, kind: ErrorKind, why: String) -> Error {
     let path = path.to_path_buf();

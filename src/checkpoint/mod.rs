@@ -23,6 +23,9 @@ mod file;
 mod key;
 mod table;
 
+/// The largest sequence that a caller can choose. `update` can go on above it, so that no choice stops it.
+const MAX_SEQUENCE: u64 = i64::MAX as u64;
+
 pub use key::CheckpointKey;
 #[cfg(feature = "__fault")]
 pub(crate) use table::parse_for_fuzzing;
@@ -35,8 +38,12 @@ pub(crate) use table::parse_for_fuzzing;
 /// disk *now*, under a lock that all processes take, and replaces the file as a whole, so that nobody sees half of
 /// one, also after a `kill -9` or a power cut. States of other keys, of whatever type, stay as they are.
 ///
-/// Handles are cheap to clone, and clones share what they have read. Reading takes no lock: when nothing
-/// has changed it is one `stat`.
+/// Handles are cheap to clone, and clones share what they have read and what they have seen: open a file once, and
+/// clone. Reading takes no lock: when nothing has changed it is one `stat`.
+///
+/// Programs of several versions may share a file. Give defaults to what a state has gained (`#[serde(default)]`); and
+/// whoever changes a state with `update` writes only what his type knows of it, unless it keeps the rest
+/// (`#[serde(flatten)]` into a map).
 ///
 /// The file is read and written as a whole. This is for hundreds of small states, not for data: values
 /// belong into a store.
@@ -152,7 +159,7 @@ impl CheckpointOptions {
         if self.durability == Durability::None {
             return Err(Repr::Unsupported {
                 path: Some(path.as_ref().to_path_buf()),
-                what: "keep checkpoints without durability",
+                what: "keep checkpoints without durability; choose `Data` or `Full`",
             }
             .into());
         }
@@ -216,7 +223,7 @@ impl<T> CheckpointStore<T> {
     /// Deletes the state of a key that the caller has seen at this sequence. A newer one stays. The
     /// sequence is remembered (see [`CheckpointOptions::keep_deleted`]).
     ///
-    /// A power cut can bring back what was deleted, unless it was with [`Durability::Full`]. Where a state speaks of
+    /// It takes room on the disk for another file before it gives any back. A power cut can bring back what was deleted, unless it was with [`Durability::Full`]. Where a state speaks of
     /// something else on the disk, that matters: what it speaks of may be gone, or another's.
     ///
     /// # Errors
@@ -257,7 +264,7 @@ impl<T> CheckpointStore<T> {
         Ok(Deletion::Deleted)
     }
 
-    /// Takes what is on the disk for what is to go on from, although this process has seen newer states: after
+    /// Takes what is on the disk for what is to go on from, although this handle has seen newer states: after
     /// a backup was put back on purpose. It concerns this handle and its clones.
     ///
     /// # Errors
@@ -306,8 +313,8 @@ impl<T: Serialize + DeserializeOwned> CheckpointStore<T> {
     ///   64 MiB, or the state is not of type `T`; the error says where. Nothing is repaired: the file is kept
     ///   as it is.
     /// - [`FormatMismatch`](crate::ErrorKind::FormatMismatch): another version wrote it.
-    /// - [`RolledBack`](crate::ErrorKind::RolledBack): this process has seen a larger sequence of this key than
-    ///   is there now. What it knows must not be overwritten by what goes on from an older state; see
+    /// - [`RolledBack`](crate::ErrorKind::RolledBack): this handle, or a clone of it, has seen a larger sequence
+    ///   of this key than is there now. What it knows must not be overwritten by what goes on from an older state; see
     ///   [`accept_rollback`](Self::accept_rollback).
     /// - [`Io`](crate::ErrorKind::Io).
     pub fn get(&self, key: &CheckpointKey) -> Result<Option<Checkpoint<T>>> {
@@ -334,20 +341,24 @@ impl<T: Serialize + DeserializeOwned> CheckpointStore<T> {
     /// Stores a state under a sequence that is above the stored one, whether that was deleted or not. Any
     /// number above it will do.
     ///
+    /// What is there is not read: it can be of another type. To try again what was stored the first time is `Stale`,
+    /// with that very sequence.
+    ///
     /// It waits for whoever is changing the file. When it returns, other processes see the state, and it is as
     /// durable as the store promises.
     ///
     /// # Errors
     ///
     /// - As [`get`](Self::get); and nothing is changed. [`RolledBack`](crate::ErrorKind::RolledBack) only
-    ///   where the sequence is not above the one that this process has seen.
+    ///   where the sequence is not above the one that this handle has seen.
     /// - [`Busy`](crate::ErrorKind::Busy) and [`Cancelled`](crate::ErrorKind::Cancelled), as the store waits;
     ///   [`WouldDeadlock`](crate::ErrorKind::WouldDeadlock) in a closure of [`update`](Self::update) on the same
     ///   file.
     /// - [`Compute`](crate::ErrorKind::Compute): the state cannot be written as JSON, or what is written not be
-    ///   read again as a `T` (a `NaN`, for example, is written as `null`).
+    ///   read again as a `T` (a `NaN`, for example, is written as `null`, which an `f64` is not read from, and an
+    ///   `Option<f64>` is).
     /// - [`Unsupported`](crate::ErrorKind::Unsupported): the file would be larger than 64 MiB; or the sequence
-    ///   is [`u64::MAX`], above which there would be none.
+    ///   is above [`i64::MAX`].
     /// - [`Corrupt`](crate::ErrorKind::Corrupt): the directory was replaced since it was opened, or somebody has
     ///   deleted the lock file, or changed the file without it, meanwhile.
     /// - [`Io`](crate::ErrorKind::Io) and [`ReadOnly`](crate::ErrorKind::ReadOnly). A call that fails leaves
@@ -356,8 +367,8 @@ impl<T: Serialize + DeserializeOwned> CheckpointStore<T> {
     ///   Who comes next makes it last, also by a call that finds nothing to change.
     pub fn put(&self, key: &CheckpointKey, sequence: u64, state: &T) -> Result<Put> {
         let json = self.write(key, state)?;
-        if sequence == u64::MAX {
-            return Err(self.no_more(key));
+        if sequence > MAX_SEQUENCE {
+            return Err(self.too_large(key));
         }
         let lock = self.file.lock(&self.waiting)?;
         let known = self.file.refreshed()?;
@@ -379,6 +390,9 @@ impl<T: Serialize + DeserializeOwned> CheckpointStore<T> {
     /// Replaces a state by what `f` makes of it, under the next sequence. Nobody else changes the file meanwhile.
     /// Where `f` returns what was there, nothing is written, and the sequence stays. (What was there is what has the
     /// same JSON. A hash map that was built anew may not have.)
+    ///
+    /// The first sequence of a key is any: above those of all keys that were deleted and forgotten. So a key that
+    /// is changed with `update` should not be `put` under numbers of the caller's own.
     ///
     /// `f` gets `None` where there is no state. It may read this store, and not change it. It gets what is there,
     /// not what the caller believes to be: what it returns should come of that, or a process that has fallen
@@ -425,15 +439,16 @@ impl<T: Serialize + DeserializeOwned> CheckpointStore<T> {
             return Ok(Checkpoint { sequence, state });
         }
         if next == u64::MAX {
-            return Err(self.no_more(key));
+            return Err(self.too_large(key));
         }
         let (sequence, content) = (next, Content::State(json.into()));
         lock.publish(key, Record { sequence, content })?;
         Ok(Checkpoint { sequence, state })
     }
 
-    fn no_more(&self, key: &CheckpointKey) -> crate::Error {
-        let why = format!("{key} has no sequence left, as the largest number is none");
+    fn too_large(&self, key: &CheckpointKey) -> crate::Error {
+        let why =
+            format!("the sequence of {key} would be above {MAX_SEQUENCE}, which is the largest");
         self.file.unusable(crate::ErrorKind::Unsupported, why)
     }
 

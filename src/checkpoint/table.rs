@@ -16,6 +16,9 @@ use crate::error::ErrorKind;
 
 const VERSION: u64 = 1;
 
+/// What there is to do about a file that is none.
+const MEND: &str = "move it away, or put a whole copy in its place";
+
 const VERSION_FIELD: &str = "larder_checkpoints";
 const KEY_VERSION_FIELD: &str = "key_version";
 
@@ -81,7 +84,7 @@ impl Table {
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, Malformed> {
         let text = std::str::from_utf8(bytes).map_err(|err| Malformed {
             kind: ErrorKind::Corrupt,
-            why: format!("byte {} is not UTF-8", err.valid_up_to() + 1),
+            why: format!("byte {} is not UTF-8; {MEND}", err.valid_up_to() + 1),
         })?;
         let mut json = serde_json::Deserializer::from_str(text);
         let read = Outermost.deserialize(&mut json);
@@ -93,7 +96,7 @@ impl Table {
             },
             None => Malformed {
                 kind: ErrorKind::Corrupt,
-                why: format!("it is damaged, or something else: {err}"),
+                why: format!("it is damaged, or something else ({err}); {MEND}"),
             },
         })
     }
@@ -257,7 +260,7 @@ impl<'de> Visitor<'de> for Outermost {
 }
 
 fn one_too_many<E: serde::de::Error>(field: &str) -> E {
-    E::custom(format!("{field:?} is one too many"))
+    E::custom(format!("the member {field:?} is unknown, or there twice"))
 }
 
 struct Records;

@@ -70,7 +70,7 @@ pub enum ErrorKind {
     Unsupported,
     /// The store can be read but not written.
     ReadOnly,
-    /// A checkpoint on disk is older than this process has seen it: somebody has put back the file, or an
+    /// A checkpoint on disk is older than this handle of it has seen it: somebody has put back the file, or an
     /// earlier one, or has deleted it. Nothing was written.
     RolledBack,
 }
@@ -166,6 +166,8 @@ pub(crate) enum Repr {
         key: String,
         seen: u64,
         stored: Option<u64>,
+        /// It is the caller who says that he has.
+        is_told: bool,
     },
     Unsupported {
         path: Option<PathBuf>,

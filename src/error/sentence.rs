@@ -59,7 +59,7 @@ impl fmt::Display for Error {
             Repr::WouldDeadlock { path } => write!(
                 f,
                 "a closure asked for {}, which it is itself making or changing; use what it has of it, or \
-                 another key",
+                 ask when it has ended",
                 path.display()
             ),
             Repr::InUse { path, by_us: true } => write!(
@@ -120,13 +120,11 @@ impl fmt::Display for Error {
                 "a digest of the algorithm {mode:?} cannot be checked, only sha256, sha384 and sha512"
             ),
             Repr::Corrupt { path, why } => write!(f, "{}: {why}", path.display()),
-            Repr::Checkpoints { path, why, .. } => {
-                write!(
-                    f,
-                    "the checkpoints in {} cannot be used: {why}",
-                    path.display()
-                )
-            }
+            Repr::Checkpoints { path, why, .. } => write!(
+                f,
+                "{} cannot be used for checkpoints: {why}",
+                path.display()
+            ),
             Repr::State {
                 path,
                 key,
@@ -134,8 +132,8 @@ impl fmt::Display for Error {
                 ..
             } => write!(
                 f,
-                "the state of {key} in {} is not of the type that this program has for it; delete it, or \
-                 use a program that knows it",
+                "the state of {key} in {} is not of the type that this program has for it; use a program \
+                 that knows it, give defaults to what it lacks, or delete it",
                 path.display()
             ),
             Repr::State { path, key, .. } => write!(
@@ -148,16 +146,23 @@ impl fmt::Display for Error {
                 key,
                 seen,
                 stored,
+                is_told,
             } => {
                 write!(f, "the checkpoint of {key} in {} is ", path.display())?;
                 match stored {
                     Some(stored) => write!(f, "at sequence {stored}")?,
                     None => f.write_str("not there")?,
                 }
+                if *is_told {
+                    return write!(
+                        f,
+                        ", and {seen} was said to be; ask for its sequence, and decide again"
+                    );
+                }
                 write!(
                     f,
-                    ", and this process has seen {seen}: an older file was put back; put the newer one in \
-                     its place, or accept what is there now"
+                    ", and this handle has seen {seen}: an older file was put back; put the newer one in \
+                     its place, or go on from what is there with accept_rollback"
                 )
             }
             Repr::Unsupported {
@@ -170,7 +175,7 @@ impl fmt::Display for Error {
             Repr::ReadOnly { doing, path, .. } => write!(
                 f,
                 "cannot {doing} at {}: the store is read-only here; open it where it can be \
-                 written, or ask only for what it has",
+                 written (check who owns it and its permission bits), or ask only for what it has",
                 path.display()
             ),
             Repr::CannotCreate { path, .. } => write!(
@@ -187,7 +192,7 @@ impl fmt::Display for Error {
 fn advise(f: &mut fmt::Formatter<'_>, kind: io::ErrorKind) -> fmt::Result {
     f.write_str(match kind {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            "; free some space, or remove entries from the store"
+            "; free some space on its file system"
         }
         io::ErrorKind::PermissionDenied => "; check who owns it and its permission bits",
         _ => "",

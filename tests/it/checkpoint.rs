@@ -220,8 +220,12 @@ fn every_change_is_written() {
             .state
             .is_sign_negative()
     );
-    let err = large.put(&key(3), u64::MAX, &1).unwrap_err();
+    let most = i64::MAX as u64;
+    let err = large.put(&key(3), most + 1, &1).unwrap_err();
     assert_eq!(err.kind(), ErrorKind::Unsupported);
+    // The largest stops nobody who lets the file choose.
+    assert_eq!(large.put(&key(3), most, &1).unwrap(), Put::Stored);
+    assert_eq!(large.update(&key(3), |_| Ok(2)).unwrap().sequence, most + 1);
 }
 
 /// Between the lock and the rename somebody deletes the lock file, and others write.
@@ -550,6 +554,8 @@ fn what_cannot_be_a_file_of_checkpoints_is_told() {
     assert_eq!(nowhere.kind(), ErrorKind::Io);
     assert!(nowhere.to_string().contains("has to be there"), "{nowhere}");
     assert!(!dir.path().join("absent").exists());
+    let slash = CheckpointStore::<u8>::open(dir.path().join("state.json/")).unwrap();
+    assert_eq!(slash.path(), dir.path().join("state.json"));
     let here = CheckpointStore::<u8>::open(dir.path()).unwrap_err();
     assert_eq!(here.kind(), ErrorKind::Corrupt);
     let link = dir.path().join("link.json");
