@@ -13,13 +13,14 @@ use larder::{CheckpointKey, CheckpointStore, Deletion, Put, Wait};
 pub(crate) const FILE: &str = "checkpoints.json";
 
 const LOCK: &str = "checkpoints.json.lock";
-const STAGED: &str = "checkpoints.json.new";
+pub(crate) const STAGED: &str = "checkpoints.json.larder-new";
 
 /// All that may be there, the last where a change was cut off.
 pub(crate) const FILES: [&str; 3] = [FILE, LOCK, STAGED];
 
-/// More than a page of the file for each state, so that it is not written at once.
-const MOST_PADDING: u64 = 3000;
+/// Of few lengths, so that files are often as long as the one before; and together more than a page, so that
+/// they are not written at once.
+const PADDING: [usize; 4] = [0, 1000, 2000, 3000];
 
 pub(crate) fn key(n: u8) -> CheckpointKey {
     CheckpointKey::of_parts([("key", [n])])
@@ -65,8 +66,8 @@ impl Position {
 /// The state that an author gives a key under a sequence.
 pub(crate) fn state(author: u64, key: u8, sequence: u64) -> String {
     let mut rng = fastrand::Rng::with_seed(author ^ sequence.rotate_left(32) ^ u64::from(key));
-    let padding = (0..rng.u64(..MOST_PADDING)).map(|_| rng.alphanumeric());
-    format!("{author} {}", padding.collect::<String>())
+    let padding = (0..PADDING[rng.usize(..PADDING.len())]).map(|_| rng.alphanumeric());
+    format!("{author} {key} {sequence} {}", padding.collect::<String>())
 }
 
 /// Whose state it is. An error: nobody wrote this for this key under this sequence.

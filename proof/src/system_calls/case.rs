@@ -268,7 +268,8 @@ fn examine_said(
             "its error is about {path:?}, which is not in the store"
         );
     }
-    if errors::is_barrier(call) && errno != "EINTR" && operation.publishes() {
+    let must_tell = operation.publishes() && !operation.is_tried_again();
+    if errors::is_barrier(call) && errno != "EINTR" && must_tell {
         let told = !matches!(said, Said::Ok(_));
         ensure!(
             told,

@@ -11,6 +11,7 @@ use larder::PathKey;
 use super::checkpoints;
 use super::operation::Operation;
 use super::store::{AGAIN, BESIDE, KEYS, Kind, Setting, State, Store, listing};
+use crate::checkpoints::STAGED;
 
 /// What is done first to a store of which nobody knows what a fault has left in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,7 +88,7 @@ pub(super) fn examine(operation: &Operation, base: &Path, first: First) -> anyho
 pub(super) fn staged(kind: Kind, base: &Path) -> anyhow::Result<BTreeSet<String>> {
     if kind == Kind::Checkpoints {
         let mut names = listing(base)?;
-        names.retain(|name| name.ends_with(".new"));
+        names.retain(|name| name == STAGED);
         return Ok(names);
     }
     let tmp = base.join("tmp");

@@ -7,7 +7,7 @@ use larder::{CheckpointKey, CheckpointStore, Deletion, Put};
 
 use super::operation::{Act, BARE, NOTHING, ONE_NEW, ONE_OLD, Operation, done};
 use super::store::{AGAIN, KEYS, Kind, NEW, OLD, Setting, State, Store, text_of, word_of_bytes};
-use crate::checkpoints::{self, FILE};
+use crate::checkpoints::{self, STAGED};
 
 const LASTING: &[Setting] = &[Setting::Data, Setting::Full];
 const ONLY_NEW: State = [Some(NEW), None, None, None, None];
@@ -21,6 +21,7 @@ pub(super) fn all() -> Vec<Operation> {
             .under(LASTING)
             .littered(),
         checkpoint("checkpoint-update", ONE_OLD, ONE_NEW, update).under(LASTING),
+        checkpoint("checkpoint-update-again", ONE_OLD, ONE_NEW, update_again).under(LASTING),
         checkpoint("checkpoint-update-same", ONE_OLD, ONE_OLD, update_same).under(LASTING),
         checkpoint("checkpoint-delete", ONE_OLD, NOTHING, delete).under(LASTING),
         checkpoint("checkpoint-get", ONE_OLD, ONE_OLD, get).says(OLD),
@@ -52,6 +53,11 @@ fn update(store: &Store) -> anyhow::Result<String> {
     Ok(done())
 }
 
+/// By who does not give up.
+fn update_again(store: &Store) -> anyhow::Result<String> {
+    update(store).or_else(|_| update(store))
+}
+
 fn update_same(store: &Store) -> anyhow::Result<String> {
     let same = store
         .checkpoints()?
@@ -76,7 +82,7 @@ fn get(store: &Store) -> anyhow::Result<String> {
 
 /// What a dead process was just writing.
 pub(super) fn litter(base: &Path) -> std::io::Result<()> {
-    std::fs::write(base.join(FILE).with_extension("json.new"), "{\n\"larder_ch")
+    std::fs::write(base.join(STAGED), "{\n\"larder_ch")
 }
 
 /// The file is whole, and the old one or the new one; what is beside it hinders nobody who goes on, and goes.

@@ -150,6 +150,11 @@ impl Operation {
         self.name == "tree-rename-by-hand"
     }
 
+    /// Whether it is tried again where it fails.
+    pub(super) fn is_tried_again(&self) -> bool {
+        self.name == "checkpoint-update-again"
+    }
+
     /// Whether something is to be there, or to be gone, that was not. (What is noted of a value that was
     /// there need not be durable.)
     pub(super) fn publishes(&self) -> bool {
