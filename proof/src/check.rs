@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use larder::{Durability, PathKey, StoreOptions};
@@ -25,6 +26,8 @@ impl Subject for Stores {
     const NAME: &'static str = "";
     const ARGUMENTS: &'static [&'static str] = &[];
     const MIXES: &'static [&'static [u8]] = &[&[50, 50], &[0, 100], &[50]];
+    const NEW_EVERY: u64 = 8;
+    const BEGINNING: Duration = Duration::from_millis(40);
 
     /// To make stores is something that a power cut can hit, too.
     fn prepare(_: &Path) -> io::Result<()> {

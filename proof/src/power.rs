@@ -135,7 +135,7 @@ impl<S: Subject> Bench<S> {
 
     fn cut(&mut self, cut: u64) -> anyhow::Result<()> {
         // Creating a store is something that a power cut can hit, too.
-        let is_new = cut.is_multiple_of(8);
+        let is_new = cut.is_multiple_of(S::NEW_EVERY);
         if is_new {
             if cut > 0 {
                 std::fs::remove_dir_all(self.point.join("a"))?;
@@ -199,7 +199,7 @@ impl<S: Subject> Bench<S> {
     fn wait(&mut self, writers: &Writers<S::Step>, is_new: bool) -> anyhow::Result<()> {
         let share = self.rng.f64();
         if is_new && self.rng.bool() {
-            std::thread::sleep(Duration::from_secs_f64(0.04 * share));
+            std::thread::sleep(S::BEGINNING.mul_f64(share));
             return Ok(());
         }
         writers.wait_for_step(|_| true)?;

@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::io;
 use std::ops::AddAssign;
 use std::path::Path;
+use std::time::Duration;
 
 use crate::look::Boot;
 use crate::survives::Survives;
@@ -23,6 +24,11 @@ pub(crate) trait Subject {
     const ARGUMENTS: &'static [&'static str];
     /// Several mixes of writers: for each writer its share (see [`Origin`]). The first is one of everything.
     const MIXES: &'static [&'static [u8]];
+
+    /// One cut of so many begins with nothing,
+    const NEW_EVERY: u64;
+    /// and half of those cuts come within this time, in which it is made.
+    const BEGINNING: Duration;
 
     /// Makes what the writers do not.
     fn prepare(caches: &Path) -> io::Result<()>;

@@ -9,6 +9,7 @@ use std::fs::{self, File};
 use std::io;
 use std::ops::AddAssign;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use larder::CheckpointStore;
@@ -87,6 +88,8 @@ impl Subject for Checkpoints {
     const NAME: &'static str = "checkpoints, ";
     const ARGUMENTS: &'static [&'static str] = &["--checkpoints"];
     const MIXES: &'static [&'static [u8]] = &[&[20, 20, 20], &[0, 50], &[20]];
+    const NEW_EVERY: u64 = 4;
+    const BEGINNING: Duration = Duration::from_millis(10);
 
     /// The directory is the user's, who makes it last.
     fn prepare(caches: &Path) -> io::Result<()> {
