@@ -1,25 +1,24 @@
-//! The file: what this process knows of it, brought up to date; and the one way in which it changes.
+//! The file: what is known of it, brought up to date; and the one way in which it changes.
 //!
-//! Invariant: what is known of it is what was read of one file, or written as one, and that file is kept open,
-//! so that none that comes later has its identity.
+//! Invariant: it is replaced only under its lock, by what came of the file that is there then.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use super::CheckpointOptions;
 use super::key::CheckpointKey;
-use super::table::{Content, Record, Table, Version};
+use super::known::{Known, Read};
+use super::table::{Content, Record, Table};
 use crate::durable;
 use crate::error::{Error, ErrorKind, IoContext, Repr, Result};
 use crate::layout::LOCK_SUFFIX;
 use crate::lock::{KeptLock, Place, Waiting};
 use crate::options::Durability;
-use crate::sys::{self, Dir, Errno, FileId, Kind, Meta, clock};
+use crate::sys::{self, Dir, Errno, Kind, Meta, clock};
 
 /// More is no file of small states, and reading it no small thing.
 const MAX_BYTES: u64 = 64 << 20;
@@ -38,98 +37,6 @@ pub(super) struct CheckpointFile {
     on_network: bool,
     options: CheckpointOptions,
     known: Mutex<Known>,
-}
-
-/// What this process knows of the file.
-#[derive(Debug, Default)]
-pub(super) struct Known {
-    pub(super) table: Table,
-    /// The file that this is known of. `None`: there was none.
-    read: Option<Read>,
-    /// The newest that was seen of the file, and of each key where what the file has is older.
-    revision: u64,
-    ahead: BTreeMap<CheckpointKey, Version>,
-}
-
-/// A file that was read. It is kept open: as long as it is, no other has its number.
-#[derive(Debug)]
-struct Read {
-    file: File,
-    stamp: Stamp,
-    /// This process has synced its name. Who wrote it may have failed, or died, before that.
-    lasts: bool,
-}
-
-impl Read {
-    fn new(file: File, meta: &Meta) -> Self {
-        Read {
-            file,
-            stamp: stamp(meta),
-            lasts: false,
-        }
-    }
-}
-
-/// What tells one state of the file from another. All but its identity is for who edits it in place.
-type Stamp = (FileId, u64, SystemTime, SystemTime);
-
-fn stamp(meta: &Meta) -> Stamp {
-    (meta.id, meta.len, meta.modified, meta.changed)
-}
-
-impl Known {
-    fn is_current(&self, found: Option<&Meta>) -> bool {
-        self.read.as_ref().map(|read| read.stamp) == found.map(stamp)
-    }
-
-    /// Puts in its place what is there now.
-    fn replace(&mut self, table: Table, read: Option<Read>) {
-        let old = std::mem::replace(&mut self.table, table);
-        let seen = old.records.into_iter();
-        let seen = seen.map(|(key, record)| (key, record.version()));
-        let ahead = std::mem::take(&mut self.ahead);
-        for (key, seen) in seen.chain(ahead) {
-            let now = self.table.records.get(&key).map(Record::version);
-            if now >= Some(seen) {
-                continue;
-            }
-            // In a file that came later, a key may have begun anew when its deletion was forgotten.
-            let is_anew =
-                self.table.revision > self.revision && self.table.forgotten > seen.sequence;
-            if !is_anew {
-                let most = self.ahead.entry(key).or_insert(seen);
-                *most = seen.max(*most);
-            }
-        }
-        self.revision = self.revision.max(self.table.revision);
-        self.read = read;
-    }
-
-    /// Notes a change that was made of what is known.
-    fn apply(&mut self, key: &CheckpointKey, table: Table, read: Read) {
-        let now = table.records.get(key).map(Record::version);
-        if self.ahead.get(key).copied() <= now {
-            self.ahead.remove(key);
-        }
-        self.revision = self.revision.max(table.revision);
-        self.table = table;
-        self.read = Some(read);
-    }
-
-    /// What this process has seen of a key, if what is there now is older.
-    pub(super) fn ahead_of(&self, key: &CheckpointKey) -> Option<Version> {
-        self.ahead.get(key).copied()
-    }
-
-    /// A key of which this process has seen more than is there now.
-    pub(super) fn any_ahead(&self) -> Option<(&CheckpointKey, &Version)> {
-        self.ahead.first_key_value()
-    }
-
-    pub(super) fn accept_rollback(&mut self) {
-        self.ahead.clear();
-        self.revision = self.table.revision;
-    }
 }
 
 impl CheckpointFile {

@@ -8,7 +8,6 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -17,16 +16,20 @@ use self::file::CheckpointFile;
 use self::table::{Content, Record};
 use crate::error::{Repr, Result};
 use crate::lock::{CancelToken, Wait, WaitInfo, Waiting};
-use crate::options::Durability;
 
 mod file;
 mod key;
+mod known;
+mod options;
+mod outcome;
 mod table;
 
 /// The largest sequence that a caller can choose. `update` can go on above it, so that no choice stops it.
 const MAX_SEQUENCE: u64 = i64::MAX as u64;
 
 pub use key::CheckpointKey;
+pub use options::CheckpointOptions;
+pub use outcome::{Checkpoint, Deletion, Put};
 #[cfg(feature = "__fault")]
 pub(crate) use table::parse_for_fuzzing;
 
@@ -72,105 +75,6 @@ pub struct CheckpointStore<T> {
     state: PhantomData<fn(T) -> T>,
 }
 
-/// A state, and its sequence.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub struct Checkpoint<T> {
-    /// It grows with every change of the key's state.
-    pub sequence: u64,
-    /// The state.
-    pub state: T,
-}
-
-/// What came of a [`put`](CheckpointStore::put).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use = "the state may not have been stored"]
-pub enum Put {
-    /// The state is stored, as durably as the store promises.
-    Stored,
-    /// There is one with this sequence, or there was before it was deleted, which is not below the one that
-    /// was to be stored. Nothing was changed.
-    Stale {
-        /// The sequence of what is there.
-        stored: u64,
-    },
-}
-
-/// What came of a [`delete`](CheckpointStore::delete).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use = "the state may still be there"]
-pub enum Deletion {
-    /// There was a state, and there is none now.
-    Deleted,
-    /// There was none.
-    Absent,
-    /// There is one with this sequence, which is above the one that was to be deleted. Nothing was changed.
-    Stale {
-        /// The sequence of what is there.
-        stored: u64,
-    },
-}
-
-/// How a file of checkpoints is opened.
-#[derive(Clone, Copy, Debug)]
-#[must_use = "options open nothing by themselves"]
-pub struct CheckpointOptions {
-    durability: Durability,
-    keep_deleted: Duration,
-}
-
-impl Default for CheckpointOptions {
-    fn default() -> Self {
-        CheckpointOptions {
-            durability: Durability::Data,
-            keep_deleted: Duration::from_secs(30 * 24 * 60 * 60),
-        }
-    }
-}
-
-impl CheckpointOptions {
-    /// The defaults.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// What survives a power cut. With [`Durability::Data`], the default, the file is then whole, and may be
-    /// an older one; with [`Durability::Full`] it has whatever was stored. [`Durability::None`] is refused: a
-    /// torn file would take every state with it.
-    pub fn durability(mut self, durability: Durability) -> Self {
-        self.durability = durability;
-        self
-    }
-
-    /// How long the sequence of a state that is deleted through this handle is remembered, so that who still has
-    /// an older one cannot bring it back; 30 days by default. It takes about 110 bytes of the file, of which at
-    /// most the last 1,000 are kept.
-    pub fn keep_deleted(mut self, time: Duration) -> Self {
-        self.keep_deleted = time;
-        self
-    }
-
-    /// Opens a file of checkpoints; see [`CheckpointStore::open`].
-    ///
-    /// # Errors
-    ///
-    /// As there; and [`Unsupported`](crate::ErrorKind::Unsupported) for [`Durability::None`].
-    pub fn open<T>(self, path: impl AsRef<Path>) -> Result<CheckpointStore<T>> {
-        if self.durability == Durability::None {
-            return Err(Repr::Unsupported {
-                path: Some(path.as_ref().to_path_buf()),
-                what: "keep checkpoints without durability; choose `Data` or `Full`",
-            }
-            .into());
-        }
-        Ok(CheckpointStore {
-            file: Arc::new(CheckpointFile::open(path.as_ref(), self)?),
-            waiting: Waiting::default(),
-            state: PhantomData,
-        })
-    }
-}
-
 impl<T> CheckpointStore<T> {
     /// Opens the file at `path`, in a directory that is there. The file itself comes with the first state, and
     /// beside it a lock file, `PATH.lock`, which stays: many processes may wait for it, and one file is not
@@ -186,6 +90,14 @@ impl<T> CheckpointStore<T> {
     /// [`get`](Self::get) would say.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         CheckpointOptions::new().open(path)
+    }
+
+    fn open_as(path: &Path, options: CheckpointOptions) -> Result<Self> {
+        Ok(CheckpointStore {
+            file: Arc::new(CheckpointFile::open(path, options)?),
+            waiting: Waiting::default(),
+            state: PhantomData,
+        })
     }
 
     /// The file, absolute.
@@ -223,7 +135,7 @@ impl<T> CheckpointStore<T> {
     /// Deletes the state of a key that the caller has seen at this sequence. A newer one stays. The
     /// sequence is remembered (see [`CheckpointOptions::keep_deleted`]).
     ///
-    /// It takes room on the disk for another file before it gives any back. A power cut can bring back what was deleted, unless it was with [`Durability::Full`]. Where a state speaks of
+    /// It takes room on the disk for another file before it gives any back. A power cut can bring back what was deleted, unless it was with [`Durability::Full`](crate::Durability::Full). Where a state speaks of
     /// something else on the disk, that matters: what it speaks of may be gone, or another's.
     ///
     /// # Errors
@@ -362,7 +274,7 @@ impl<T: Serialize + DeserializeOwned> CheckpointStore<T> {
     /// - [`Corrupt`](crate::ErrorKind::Corrupt): the directory was replaced since it was opened, or somebody has
     ///   deleted the lock file, or changed the file without it, meanwhile.
     /// - [`Io`](crate::ErrorKind::Io) and [`ReadOnly`](crate::ErrorKind::ReadOnly). A call that fails leaves
-    ///   the file as it was, with one exception: if with [`Durability::Full`] the directory cannot be synced
+    ///   the file as it was, with one exception: if with [`Durability::Full`](crate::Durability::Full) the directory cannot be synced
     ///   after the file was replaced, what others see is the new one, and the error says that it may not last.
     ///   Who comes next makes it last, also by a call that finds nothing to change.
     pub fn put(&self, key: &CheckpointKey, sequence: u64, state: &T) -> Result<Put> {
