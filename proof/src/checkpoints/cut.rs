@@ -74,7 +74,7 @@ impl fmt::Display for Tally {
         } = self;
         write!(
             f,
-            "\n  checkpoints: {files} files whole, {absent} absent, {staged} beside a new one that was cut off; \
+            "\n  checkpoints: {files} files whole, {absent} absent, {staged} with a staged one; \
              {lost} keys lost what was acknowledged"
         )
     }

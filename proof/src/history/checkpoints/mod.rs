@@ -66,7 +66,7 @@ pub(super) fn run(options: &Options, seed: u64) -> anyhow::Result<()> {
     println!(
         "history: seed {seed}: checkpoints: {ended} operations of {} processes on {} keys in {:.1} s, \
          {kills} of them killed, {} in the middle of an operation; {changed} changes acknowledged; no key \
-         went backwards, and none was lost; a change was {}cut off at the end",
+         went backwards, and none was lost; a staged file was {}left at the end",
         options.processes + kills,
         options.keys,
         recorded.as_secs_f64(),
