@@ -89,10 +89,12 @@ pub(crate) struct Meta {
     pub(crate) mode: u32,
     pub(crate) links: u64,
     /// User and group.
+    #[cfg(feature = "checkpoint")]
     pub(crate) owner: (u32, u32),
     pub(crate) accessed: SystemTime,
     pub(crate) modified: SystemTime,
     /// Of its content, or of anything else about it.
+    #[cfg(feature = "checkpoint")]
     pub(crate) changed: SystemTime,
 }
 
@@ -110,9 +112,11 @@ impl Meta {
             allocated: stat.st_blocks as u64 * 512,
             mode: stat.st_mode as u32 & 0o7777,
             links: stat.st_nlink as u64,
+            #[cfg(feature = "checkpoint")]
             owner: (stat.st_uid as u32, stat.st_gid as u32),
             accessed: time(stat.st_atime as i64, stat.st_atime_nsec as i64),
             modified: time(stat.st_mtime as i64, stat.st_mtime_nsec as i64),
+            #[cfg(feature = "checkpoint")]
             changed: time(stat.st_ctime as i64, stat.st_ctime_nsec as i64),
         }
     }
@@ -196,6 +200,7 @@ pub(crate) fn fchmod(file: &File, mode: u32) -> io::Result<()> {
 }
 
 /// Gives a file to a user and a group, which only some may.
+#[cfg(feature = "checkpoint")]
 pub(crate) fn fchown(file: &File, (user, group): (u32, u32)) -> io::Result<()> {
     let (user, group) = (
         rustix::fs::Uid::from_raw(user),
