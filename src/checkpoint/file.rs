@@ -33,7 +33,7 @@ pub(super) struct CheckpointFile {
     name: PathBuf,
     lock_name: PathBuf,
     staged_name: PathBuf,
-    /// Attributes are cached there: only an open asks the server.
+    /// See [`Dir::look_afresh`].
     on_network: bool,
     options: CheckpointOptions,
     known: Mutex<Known>,
@@ -111,12 +111,9 @@ impl CheckpointFile {
 
     /// What is at the path.
     fn look(&self) -> io::Result<Option<Meta>> {
-        if !self.on_network {
-            return self.dir.look(&self.name);
-        }
-        match sys::absent_is_none(self.dir.open_read(&self.name)) {
+        match self.dir.look_afresh(&self.name, self.on_network) {
             Err(err) if sys::is(&err, Errno::LOOP) => self.dir.look(&self.name),
-            opened => opened?.as_ref().map(sys::fstat).transpose(),
+            looked => looked,
         }
     }
 

@@ -172,13 +172,7 @@ fn check_regular(opened: io::Result<File>, root: &Root, entry: &EntryPath) -> Re
 /// Which file the lock path names now.
 pub(super) fn identity(root: &Root, entry: &EntryPath) -> Result<Option<FileId>> {
     let path = entry.lock();
-    let found = if root.file_system.network {
-        // Attributes are cached there: only an open asks the server.
-        sys::absent_is_none(root.dir.open_read(&path))
-            .and_then(|file| file.as_ref().map(sys::fstat).transpose())
-    } else {
-        root.dir.look(&path)
-    };
+    let found = root.dir.look_afresh(&path, root.file_system.network);
     found
         .map(|meta| meta.map(|meta| meta.id))
         .reading("look at the lock file", || at_lock(root, entry))

@@ -29,7 +29,7 @@ pub(crate) struct Place<'a> {
     pub(crate) at: &'a dyn Fn() -> PathBuf,
     /// The absolute path of what it is the lock of.
     pub(crate) of: &'a dyn Fn() -> PathBuf,
-    /// Attributes are cached there: only an open asks the server.
+    /// See [`Dir::look_afresh`].
     pub(crate) on_network: bool,
 }
 
@@ -84,12 +84,7 @@ impl KeptLock {
 
     /// Whether the path still names the file that is locked. Where it does not, somebody else may hold a lock, too.
     pub(crate) fn is_at(&self, place: Place<'_>) -> Result<bool> {
-        let now = if place.on_network {
-            sys::absent_is_none(place.dir.open_read(place.name))
-                .and_then(|file| file.as_ref().map(sys::fstat).transpose())
-        } else {
-            place.dir.look(place.name)
-        };
+        let now = place.dir.look_afresh(place.name, place.on_network);
         let now = now.reading(place.doing, place.at)?;
         Ok(now.map(|meta| meta.id) == Some(self.id))
     }

@@ -185,6 +185,20 @@ impl Dir {
         absent_is_none(self.stat(path))
     }
 
+    /// The same on a network file system, if it is one: there attributes are cached, so that only an open asks
+    /// the server.
+    pub(crate) fn look_afresh(
+        &self,
+        path: impl AsRef<Path>,
+        on_network: bool,
+    ) -> io::Result<Option<Meta>> {
+        if !on_network {
+            return self.look(path);
+        }
+        let opened = absent_is_none(self.open_read(path))?;
+        opened.as_ref().map(super::fstat).transpose()
+    }
+
     /// Which mount this is seen through: a number that the system gives once in a boot (Linux 6.8).
     #[cfg(target_os = "linux")]
     pub(crate) fn mount(&self) -> Option<u64> {
