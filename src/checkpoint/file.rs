@@ -199,7 +199,7 @@ impl CheckpointFile {
         .into()
     }
 
-    /// Fails if this process has seen more of a key than is there now.
+    /// Fails if more was seen of a key than is there now.
     pub(super) fn check_not_behind(&self, known: &Known, key: &CheckpointKey) -> Result<()> {
         match known.ahead_of(key) {
             Some(seen) => Err(self.rolled_back(known, key, seen.sequence)),

@@ -11,7 +11,7 @@ use super::key::CheckpointKey;
 use super::table::{Record, Table, Version};
 use crate::sys::{FileId, Meta};
 
-/// What this process knows of the file.
+/// What a handle and its clones know of the file.
 #[derive(Debug, Default)]
 pub(super) struct Known {
     pub(super) table: Table,
@@ -87,12 +87,12 @@ impl Known {
         self.read = Some(read);
     }
 
-    /// What this process has seen of a key, if what is there now is older.
+    /// What was seen of a key, if what is there now is older.
     pub(super) fn ahead_of(&self, key: &CheckpointKey) -> Option<Version> {
         self.ahead.get(key).copied()
     }
 
-    /// A key of which this process has seen more than is there now.
+    /// A key of which more was seen than is there now.
     pub(super) fn any_ahead(&self) -> Option<(&CheckpointKey, &Version)> {
         self.ahead.first_key_value()
     }

@@ -2,7 +2,7 @@
 //!
 //! May call `lock::kept`, `durable` and `sys`, and nothing of the stores. Invariants: the file is replaced only
 //! under its lock, by one whose sequences are all those of the file that is there then, or larger; and what
-//! this process has seen of a key's sequence is only ever exceeded.
+//! a handle has seen of a key's sequence is only ever exceeded.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -135,8 +135,11 @@ impl<T> CheckpointStore<T> {
     /// Deletes the state of a key that the caller has seen at this sequence. A newer one stays. The
     /// sequence is remembered (see [`CheckpointOptions::keep_deleted`]).
     ///
-    /// It takes room on the disk for another file before it gives any back. A power cut can bring back what was deleted, unless it was with [`Durability::Full`](crate::Durability::Full). Where a state speaks of
-    /// something else on the disk, that matters: what it speaks of may be gone, or another's.
+    /// It takes room on the disk for another file before it gives any back.
+    ///
+    /// A power cut can bring back what was deleted, unless it was with
+    /// [`Durability::Full`](crate::Durability::Full). Where a state speaks of something else on the disk, that
+    /// matters: what it speaks of may be gone, or another's.
     ///
     /// # Errors
     ///
@@ -147,31 +150,25 @@ impl<T> CheckpointStore<T> {
         let known = self.file.refreshed()?;
         let record = known.table.records.get(key);
         let is_live = record.is_some_and(|record| record.state().is_some());
-        let Some(stored) = record.map(|record| record.sequence) else {
-            self.file.check_not_behind(&known, key)?;
-            drop(known);
-            lock.make_last()?;
-            return Ok(Deletion::Absent);
+        let stored = record.map(|record| record.sequence);
+        let answer = match stored {
+            Some(stored) if stored > seen && is_live => Some(Deletion::Stale { stored }),
+            Some(stored) if stored > seen => Some(Deletion::Absent),
+            _ => {
+                self.file.check_not_behind(&known, key)?;
+                if stored.is_some_and(|stored| stored < seen) {
+                    return Err(self.file.rolled_back(&known, key, seen));
+                }
+                (!is_live).then_some(Deletion::Absent)
+            }
         };
-        if stored > seen {
-            drop(known);
-            lock.make_last()?;
-            return Ok(match is_live {
-                true => Deletion::Stale { stored },
-                false => Deletion::Absent,
-            });
-        }
-        self.file.check_not_behind(&known, key)?;
-        if stored < seen {
-            return Err(self.file.rolled_back(&known, key, seen));
-        }
         drop(known);
-        if !is_live {
+        if let Some(answer) = answer {
             lock.make_last()?;
-            return Ok(Deletion::Absent);
+            return Ok(answer);
         }
         let content = Content::Deleted(self.file.remember_until());
-        let sequence = stored;
+        let sequence = seen; // which is what is stored
         lock.publish(key, Record { sequence, content })?;
         Ok(Deletion::Deleted)
     }
@@ -274,9 +271,9 @@ impl<T: Serialize + DeserializeOwned> CheckpointStore<T> {
     /// - [`Corrupt`](crate::ErrorKind::Corrupt): the directory was replaced since it was opened, or somebody has
     ///   deleted the lock file, or changed the file without it, meanwhile.
     /// - [`Io`](crate::ErrorKind::Io) and [`ReadOnly`](crate::ErrorKind::ReadOnly). A call that fails leaves
-    ///   the file as it was, with one exception: if with [`Durability::Full`](crate::Durability::Full) the directory cannot be synced
-    ///   after the file was replaced, what others see is the new one, and the error says that it may not last.
-    ///   Who comes next makes it last, also by a call that finds nothing to change.
+    ///   the file as it was, with one exception: if with [`Durability::Full`](crate::Durability::Full) the
+    ///   directory cannot be synced after the file was replaced, what others see is the new one, and the error
+    ///   says that it may not last. Who comes next makes it last, also by a call that finds nothing to change.
     pub fn put(&self, key: &CheckpointKey, sequence: u64, state: &T) -> Result<Put> {
         let json = self.write(key, state)?;
         if sequence > MAX_SEQUENCE {
