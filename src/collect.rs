@@ -15,7 +15,7 @@ use std::time::SystemTime;
 use crate::dispose;
 use crate::entries::{self, Item, Walk, owner};
 use crate::error::{Error, ErrorKind, IoContext, Result};
-use crate::layout::{EntryPath, LOCK_SUFFIX, TMP};
+use crate::layout::{EntryPath, LOCK_SUFFIX, TMP, with_suffix};
 use crate::lock::record::{self, can_be_in_a_lock_file};
 use crate::lock::{self, KeyLock, Tried};
 use crate::marker::{Format, StoreKind};
@@ -25,7 +25,7 @@ use crate::publish;
 use crate::report::{GcReport, KeptReason};
 use crate::root::Root;
 use crate::sidecar;
-use crate::staging::{self, with_suffix};
+use crate::staging;
 use crate::sys::{self, FileId, Kind, Meta, flock, temp};
 use crate::tree;
 

@@ -3,8 +3,8 @@
 //! The only place that joins key paths. Does no I/O. Invariant: an [`EntryPath`] is made of normal
 //! components and touches none of the store's own names, whatever a client's key returned.
 
-use std::ffi::OsStr;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Repr, Result};
@@ -60,10 +60,7 @@ impl EntryPath {
     }
 
     fn suffixed(&self, suffix: &str) -> PathBuf {
-        let mut path = Vec::with_capacity(self.0.as_os_str().len() + suffix.len());
-        path.extend_from_slice(self.0.as_os_str().as_bytes());
-        path.extend_from_slice(suffix.as_bytes());
-        std::ffi::OsString::from_vec(path).into()
+        with_suffix(&self.0, suffix)
     }
 
     /// The directories between the base directory and the value, deepest first, without the base.
@@ -77,6 +74,14 @@ impl EntryPath {
     pub(crate) fn entries_above(&self) -> impl Iterator<Item = EntryPath> {
         self.directories().map(|path| EntryPath(path.to_path_buf()))
     }
+}
+
+/// A path with something behind its last name.
+pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut suffixed = OsString::with_capacity(path.as_os_str().len() + suffix.len());
+    suffixed.push(path);
+    suffixed.push(suffix);
+    suffixed.into()
 }
 
 /// Why these bytes cannot be a key's path, if they cannot.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use crate::dispose;
 use crate::durable;
 use crate::error::{IoContext, Result};
-use crate::layout::{LOCK_SUFFIX, SIDECAR_SUFFIX, TMP};
+use crate::layout::{LOCK_SUFFIX, SIDECAR_SUFFIX, TMP, with_suffix};
 use crate::options::Durability;
 use crate::root::Root;
 use crate::sys::{self, Dir, Errno, FileId, flock, host};
@@ -108,12 +108,6 @@ fn create_locked(root: &Root, prefix: &str, suffix: &str) -> io::Result<(PathBuf
             }
         }
     }
-}
-
-pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut path = path.as_os_str().to_owned();
-    path.push(suffix);
-    path.into()
 }
 
 /// A directory in `tmp/`, with a lock file beside it; both are removed when it is dropped. If it was

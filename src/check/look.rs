@@ -17,7 +17,9 @@ use crate::dispose;
 use crate::entries::{Item, Walk, owner};
 use crate::error::{Error, IoContext, Result};
 use crate::footer::{self, NoFooter};
-use crate::layout::{CACHEDIR_TAG, EntryPath, GC_LOCK, LOCK_SUFFIX, MARKER, SIDECAR_SUFFIX, TMP};
+use crate::layout::{
+    CACHEDIR_TAG, EntryPath, GC_LOCK, LOCK_SUFFIX, MARKER, SIDECAR_SUFFIX, TMP, with_suffix,
+};
 use crate::marker::{Format, StoreKind};
 use crate::root::Root;
 use crate::sidecar::{self, Said};
@@ -221,7 +223,7 @@ impl Looking<'_> {
                 })?;
             } else if named(&stem, &[staging::TREE_PREFIX, staging::BATCH_PREFIX]) {
                 if stems.insert(stem.clone()) {
-                    let lock = staging::with_suffix(&Path::new(TMP).join(&stem), LOCK_SUFFIX);
+                    let lock = with_suffix(&Path::new(TMP).join(&stem), LOCK_SUFFIX);
                     self.suspect(Suspicion::Staged { lock, path })?;
                 }
             } else {

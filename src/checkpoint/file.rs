@@ -15,7 +15,7 @@ use super::known::{Known, Read};
 use super::table::{Content, Record, Table};
 use crate::durable;
 use crate::error::{Error, ErrorKind, IoContext, Repr, Result};
-use crate::layout::LOCK_SUFFIX;
+use crate::layout::{LOCK_SUFFIX, with_suffix};
 use crate::lock::{KeptLock, Place, Waiting};
 use crate::options::Durability;
 use crate::sys::{self, Dir, Errno, Kind, Meta, clock};
@@ -52,11 +52,6 @@ impl CheckpointFile {
             let why = format!("what ends in {suffix} belongs to another file of checkpoints");
             return Err(unusable(&path, ErrorKind::Unsupported, why));
         }
-        let beside = |suffix: &str| {
-            let mut beside = name.to_owned();
-            beside.push(suffix);
-            PathBuf::from(beside)
-        };
         let dir = match Dir::open(parent) {
             Err(err) if err.kind() == io::ErrorKind::NotFound => Err(err).reading(
                 "open the checkpoints' directory, which has to be there,",
@@ -66,8 +61,8 @@ impl CheckpointFile {
         };
         let file = CheckpointFile {
             name: PathBuf::from(name),
-            lock_name: beside(LOCK_SUFFIX),
-            staged_name: beside(STAGED_SUFFIX),
+            lock_name: with_suffix(Path::new(name), LOCK_SUFFIX),
+            staged_name: with_suffix(Path::new(name), STAGED_SUFFIX),
             on_network: dir.file_system().reading(open, || path.clone())?.network,
             dir,
             options,
