@@ -510,23 +510,60 @@ proptest! {
     }
 
     #[test]
-    fn an_artifact_hash_is_read_as_it_is_written(
-        mode in "[a-z][a-z0-9_-]{0,31}",
-        digest in prop::collection::vec(any::<u8>(), 0..70),
-    ) {
-        if let Ok(hash) = ArtifactHash::new(&*mode, digest.clone()) {
-            prop_assert_eq!((hash.mode(), hash.digest()), (&*mode, &*digest));
-            let text = hash.to_string();
-            prop_assert_eq!(&text.parse::<ArtifactHash>().unwrap(), &hash);
-            let upper = format!("{mode}={}", data_encoding::HEXUPPER.encode(&digest));
-            prop_assert_eq!(&upper.parse::<ArtifactHash>().unwrap(), &hash);
-            let nested = larder::nested_path(&digest).unwrap();
-            prop_assert_eq!(hash.key(), Path::new(&mode).join(nested));
-        } else {
-            let text = format!("{mode}={}", data_encoding::HEXLOWER.encode(&digest));
-            prop_assert!(text.parse::<ArtifactHash>().is_err());
-            prop_assert!(digest.len() < 4 || mode == "tmp" || mode.starts_with("larder-")
-                || ["md5", "sha1", "sha224", "sha256", "sha384", "sha512", "blake3"].contains(&&*mode));
+    fn an_artifact_hash_is_read_as_it_is_written((mode, digest) in hash()) {
+        let of_the_store = mode == "tmp" || mode == "gc" || mode.starts_with("larder-");
+        let fits = match known_len(&mode) {
+            Some(len) => digest.len() == len,
+            None => (4..=128).contains(&digest.len()),
+        };
+        let hash = ArtifactHash::new(&*mode, digest.clone());
+        let text = format!("{mode}={}", data_encoding::HEXLOWER.encode(&digest));
+        if of_the_store || !fits {
+            prop_assert!(hash.is_err() && text.parse::<ArtifactHash>().is_err());
+            return Ok(());
         }
+        let hash = hash.unwrap();
+        prop_assert_eq!((hash.mode(), hash.digest()), (&*mode, &*digest));
+        prop_assert_eq!(hash.to_string(), &*text);
+        prop_assert_eq!(&text.parse::<ArtifactHash>().unwrap(), &hash);
+        let upper = format!("{mode}={}", data_encoding::HEXUPPER.encode(&digest));
+        prop_assert_eq!(&upper.parse::<ArtifactHash>().unwrap(), &hash);
+        let nested = larder::nested_path(&digest).unwrap();
+        prop_assert_eq!(hash.key(), Path::new(&mode).join(nested));
     }
+}
+
+/// The algorithms whose digests' lengths are known.
+const KNOWN: [(&str, usize); 7] = [
+    ("md5", 16),
+    ("sha1", 20),
+    ("sha224", 28),
+    ("sha256", 32),
+    ("sha384", 48),
+    ("sha512", 64),
+    ("blake3", 32),
+];
+
+fn known_len(mode: &str) -> Option<usize> {
+    KNOWN
+        .iter()
+        .find(|known| known.0 == mode)
+        .map(|known| known.1)
+}
+
+/// Well-formed names of algorithms (any, those whose digests are known, and those that the store
+/// keeps for itself) with digests of any length, and often of one that is just right or just wrong.
+fn hash() -> impl Strategy<Value = (String, Vec<u8>)> {
+    let mode = prop_oneof![
+        4 => "[a-z][a-z0-9_-]{0,31}",
+        2 => prop::sample::select(&KNOWN[..]).prop_map(|(mode, _)| mode.to_string()),
+        1 => prop_oneof![Just("tmp".to_string()), Just("gc".to_string()), "larder-[a-z]{0,9}"],
+    ];
+    mode.prop_flat_map(|mode| {
+        let near =
+            known_len(&mode).map_or(vec![3, 4, 128, 129], |len| vec![len - 1, len, len, len + 1]);
+        let len = prop_oneof![0..140_usize, prop::sample::select(near)];
+        let digest = len.prop_flat_map(|len| prop::collection::vec(any::<u8>(), len));
+        (Just(mode), digest)
+    })
 }
