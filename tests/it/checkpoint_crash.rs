@@ -1,8 +1,9 @@
 //! Checkpoints under kills and failures, and many processes at once on few of them.
 
 use std::collections::HashMap;
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::Write;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -63,13 +64,14 @@ impl Step {
         STEPS[name.parse::<usize>().unwrap()]
     }
 
-    /// What there was: a state `old` under sequence 1, and of another key.
+    /// What there was: a state `old` under sequence 1, and of another key, for nobody else's eyes.
     fn prepare(self, dir: &Path) {
         fs::create_dir_all(dir).unwrap();
         if self != Step::PutFirst {
             let store = open(dir, Durability::Data);
             assert_eq!(store.put(&key(1), 1, &"old".into()).unwrap(), Put::Stored);
             assert_eq!(store.put(&key(2), 7, &"other".into()).unwrap(), Put::Stored);
+            fs::set_permissions(dir.join("state.json"), Permissions::from_mode(0o600)).unwrap();
         }
     }
 
@@ -110,8 +112,14 @@ fn owned(state: Option<(u64, &str)>) -> Option<(u64, String)> {
     state.map(|(sequence, state)| (sequence, state.to_owned()))
 }
 
-/// After whatever happened: old or new, nothing of others' lost, and the next goes on.
+/// After whatever happened: nobody else may read what was secret, nor what was to replace it; old or new,
+/// nothing of others' lost, and the next goes on.
 fn examine(step: Step, dir: &Path, context: &str) {
+    for name in listing(dir) {
+        let mode = fs::metadata(dir.join(&name)).unwrap().mode() & 0o777;
+        let secret = step != Step::PutFirst && !name.ends_with(".lock");
+        assert!(!secret || mode == 0o600, "{context}: {name} is {mode:o}");
+    }
     let store = open(dir, Durability::Data);
     let found = state(&store);
     assert!(
