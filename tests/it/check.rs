@@ -18,8 +18,8 @@ use larder::{
 };
 
 use crate::support::{
-    Random, Start, Worker, chmod, empty_store, in_memory, is_root, listing, mode, reachable_exe,
-    snapshot,
+    Random, Start, Worker, at_once, chmod, empty_store, in_memory, is_root, listing, mode,
+    reachable_exe, snapshot,
 };
 use crate::worker::{hear, say};
 
@@ -442,41 +442,43 @@ fn cut(path: &Path, bytes: u64) {
 /// repairing leaves what is foreign and nothing else, and repairing again does nothing.
 #[test]
 fn every_damage_is_found_and_mended() {
-    for &(what, stores, plant, kind, mendable) in DAMAGES {
-        for which in stores {
-            let dir = in_memory();
-            let base = &dir.path().join("store");
-            let store = Store::filled(which, base);
-            plant(base);
-            let before = snapshot(base);
-            let found = store.check_all();
-            assert_eq!(kinds(&found), [kind], "{which}, {what}: {found:?}");
-            assert_eq!(found[0].mendable, mendable, "{which}, {what}");
-            assert!(snapshot(base) == before, "{which}, {what}: checked");
-            let report = store.repair().unwrap();
-            if mendable {
-                assert_eq!(kinds(&report.left.findings), [], "{which}, {what}");
-                assert_eq!(store.check_all(), [], "{which}, {what}");
-                let is_all_gone = kind == FindingKind::EmptyDirectory;
-                assert_eq!(report.mended > 0, !is_all_gone, "{which}, {what}");
-            } else {
-                assert_eq!(report.left.findings, found, "{which}, {what}");
-                assert!(
-                    report.mended == 0 && snapshot(base) == before,
-                    "{which}, {what}"
-                );
-            }
-            let mended = snapshot(base);
-            assert_eq!(store.repair().unwrap().mended, 0, "{which}, {what}");
-            assert!(snapshot(base) == mended, "{which}, {what}: repaired twice");
+    // Each look waits for what others may be doing, so all wait together.
+    let each = DAMAGES
+        .iter()
+        .flat_map(|damage| damage.1.iter().map(move |which| (damage, *which)));
+    at_once(each, |(&(what, _, plant, kind, mendable), which)| {
+        let dir = in_memory();
+        let base = &dir.path().join("store");
+        let store = Store::filled(which, base);
+        plant(base);
+        let before = snapshot(base);
+        let found = store.check_all();
+        assert_eq!(kinds(&found), [kind], "{which}, {what}: {found:?}");
+        assert_eq!(found[0].mendable, mendable, "{which}, {what}");
+        assert!(snapshot(base) == before, "{which}, {what}: checked");
+        let report = store.repair().unwrap();
+        if mendable {
+            assert_eq!(kinds(&report.left.findings), [], "{which}, {what}");
+            assert_eq!(store.check_all(), [], "{which}, {what}");
+            let is_all_gone = kind == FindingKind::EmptyDirectory;
+            assert_eq!(report.mended > 0, !is_all_gone, "{which}, {what}");
+        } else {
+            assert_eq!(report.left.findings, found, "{which}, {what}");
+            assert!(
+                report.mended == 0 && snapshot(base) == before,
+                "{which}, {what}"
+            );
         }
-    }
+        let mended = snapshot(base);
+        assert_eq!(store.repair().unwrap().mended, 0, "{which}, {what}");
+        assert!(snapshot(base) == mended, "{which}, {what}: repaired twice");
+    });
 }
 
 /// Names need not be text.
 #[test]
 fn names_that_are_no_text_are_found() {
-    for which in STORES {
+    at_once(STORES, |which| {
         let dir = in_memory();
         let store = Store::filled(which, &dir.path().join("store"));
         let named = |name: &[u8]| store.base().join(OsStr::from_bytes(name));
@@ -490,7 +492,7 @@ fn names_that_are_no_text_are_found() {
         let left = store.check_all();
         assert_eq!(kinds(&left), [FindingKind::Foreign], "{which}");
         assert_eq!(left[0].path, link, "{which}");
-    }
+    });
 }
 
 /// All damage that can be mended, planted at once.
@@ -650,7 +652,7 @@ fn without_its_marker_nothing_is_repaired() {
 /// Who may only read finds the same, and repairs nothing.
 #[test]
 fn a_read_only_store_is_checked_and_not_repaired() {
-    for which in STORES {
+    at_once(STORES, |which| {
         let dir = in_memory();
         let base = &dir.path().join("store");
         let store = Store::filled(which, base);
@@ -668,7 +670,7 @@ fn a_read_only_store_is_checked_and_not_repaired() {
             "{which}"
         );
         assert!(snapshot(base) == before, "{which}");
-    }
+    });
 }
 
 /// What another user may not read is a finding of its own for him, not an error and not damage.
@@ -721,7 +723,7 @@ fn hold(args: &[&str]) {
 /// What a live process holds is in the numbers, and is no finding; when it was killed, it is one.
 #[test]
 fn what_is_held_is_counted() {
-    for which in STORES {
+    at_once(STORES, |which| {
         let dir = in_memory();
         let base = &dir.path().join("store");
         let store = Store::filled(which, base);
@@ -758,7 +760,7 @@ fn what_is_held_is_counted() {
         );
         store.repair().unwrap();
         assert_eq!(store.check_all(), [], "{which}");
-    }
+    });
 }
 
 #[test]
@@ -926,7 +928,7 @@ fn repair_and_meet(args: &[&str]) {
 /// Killed before any call, it leaves what a second repair mends; what was whole stays.
 #[test]
 fn a_repair_is_killed_everywhere() {
-    for which in STORES {
+    at_once(STORES, |which| {
         let mut n = 0;
         loop {
             let dir = in_memory();
@@ -952,5 +954,5 @@ fn a_repair_is_killed_everywhere() {
         }
         println!("{which}: up to call {n}");
         assert!(n > 100, "{which}");
-    }
+    });
 }

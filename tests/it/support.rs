@@ -227,6 +227,16 @@ impl Drop for Worker {
     }
 }
 
+/// Does it to each in a thread of its own; panics if it panics for any.
+pub(crate) fn at_once<T: Send>(each: impl IntoIterator<Item = T>, act: impl Fn(T) + Sync) {
+    let act = &act;
+    std::thread::scope(|scope| {
+        for item in each {
+            scope.spawn(move || act(item));
+        }
+    });
+}
+
 /// Calls `check` until it is true.
 pub(crate) fn eventually(what: &str, mut check: impl FnMut() -> bool) {
     let end = Instant::now() + DEADLINE;
