@@ -8,12 +8,15 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, Once};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::Value as Json;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+use signal_hook::flag::register_conditional_default;
 use tempfile::TempDir;
 
 /// Nothing that is waited for takes this long unless it hangs.
@@ -58,6 +61,7 @@ impl Store {
     }
 
     fn equip(&self, command: &mut Command) {
+        heed_signals();
         command.env("LARDER_STORE", self.base());
         command.env("BESIDE", self.dir.path()).env("LARDER", LARDER);
         command.stdin(Stdio::null());
@@ -142,6 +146,18 @@ impl Store {
             waiting.any(|waits| *waits == pid)
         });
     }
+}
+
+/// Whoever started the tests may have them ignore signals, as a shell does in the background, and the
+/// commands would inherit that. A signal that is handled is not ignored, and a new program's is the default.
+fn heed_signals() {
+    static HEEDED: Once = Once::new();
+    HEEDED.call_once(|| {
+        for signal in [SIGINT, SIGTERM, SIGHUP, SIGQUIT] {
+            let always = Arc::new(AtomicBool::new(true));
+            register_conditional_default(signal, always).unwrap();
+        }
+    });
 }
 
 /// Another user, with a store that is not his, where he can reach it.
@@ -281,4 +297,21 @@ pub(crate) fn runs(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let state = stat.rsplit_once(") ").map(|(_, rest)| rest.to_owned());
     state.is_some_and(|state| !state.starts_with(['Z', 'X']))
+}
+
+/// Whether all threads of a process sleep, and no signal is on its way to it.
+pub(crate) fn sleeps(pid: u32) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    threads.into_iter().all(|thread| {
+        let status = std::fs::read_to_string(thread.unwrap().path().join("status")).unwrap();
+        let of = |name: &str| {
+            status
+                .lines()
+                .find_map(|line| line.strip_prefix(name))
+                .unwrap()
+                .trim()
+        };
+        let none = |mask: &str| mask.bytes().all(|digit| digit == b'0');
+        of("State:").starts_with('S') && none(of("SigPnd:")) && none(of("ShdPnd:"))
+    })
 }
