@@ -1,11 +1,12 @@
 //! Many processes at once, and signals to them.
 
 use std::fs;
+use std::io::Write;
 use std::process::Command;
 
 use rustix::process::Signal;
 
-use crate::support::{Store, line_of, runs, signal_to, status, text, until};
+use crate::support::{Store, line_of, runs, signal_to, sleeps, status, text, until};
 
 #[test]
 fn of_eight_processes_one_runs_the_command() {
@@ -72,6 +73,26 @@ fn a_signal_ends_the_group_and_the_next_goes_on() {
             assert!(staged.is_empty(), "{staged:?}");
         }
     }
+}
+
+/// What it has to say fills the pipe long before the last key.
+#[test]
+fn a_signal_ends_a_removal_of_many_keys() {
+    let store = Store::new();
+    let values = larder::KVFileStore::new(store.base()).unwrap();
+    let keys: Vec<String> = (0..3000).map(|n| format!("key {n}")).collect();
+    for key in &keys {
+        values.set(key, |out| Ok(out.write_all(b"value")?)).unwrap();
+    }
+    let rm = [&["rm".to_owned(), "--dry-run".to_owned()], &keys[..]].concat();
+    let child = store.command(rm).spawn().unwrap();
+    until("the pipe is full", || sleeps(child.id()));
+    signal_to(child.id(), Signal::INT);
+    until("the signal is noted", || sleeps(child.id()));
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(status(output.status), 130, "{}", text(&output.stderr));
+    let told = text(&output.stdout).lines().count();
+    assert!(told > 0 && told < keys.len(), "{told}");
 }
 
 #[test]

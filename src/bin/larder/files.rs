@@ -152,6 +152,7 @@ pub(crate) fn rm(place: &Place, args: &Rm) -> Result<(), Stop> {
     let keys = args.keys.named(store.base())?;
     check_all(&keys, |key| store.contains(key))?;
     each(&keys, |key| {
+        interrupt.check()?;
         if args.dry_run {
             let is_there = store.contains(key)?;
             if is_there {
