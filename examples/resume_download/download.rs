@@ -55,7 +55,14 @@ struct Answer {
     from: u64,
     /// `None`: nothing tells this version from the next one, so it can only be fetched whole.
     version: Option<Version>,
+    promised: Promised,
     body: Body,
+}
+
+/// What the value must be, as far as the server tells.
+struct Promised {
+    len: Option<u64>,
+    sha256: Option<String>,
 }
 
 /// What is on the disk of a download that was not finished.
@@ -123,14 +130,14 @@ impl Downloads {
         let path = self.partial(key);
         let partial = options.open(&path);
         let mut partial = partial.with_context(|| format!("cannot open {}", path.display()))?;
-        let version = self.complete(url, key, &mut partial, on_kept);
-        let version = version.with_context(|| format!("cannot download {url}"))?;
+        let promised = self.complete(url, key, &mut partial, on_kept);
+        let promised = promised.with_context(|| format!("cannot download {url}"))?;
         let mut value = lock.begin()?;
-        if let Some(version) = version {
-            value.expect_len(version.len);
-            if let Some(sha256) = version.sha256 {
-                value.expect_digest(&sha256.parse()?)?;
-            }
+        if let Some(len) = promised.len {
+            value.expect_len(len);
+        }
+        if let Some(sha256) = promised.sha256 {
+            value.expect_digest(&sha256.parse()?)?;
         }
         partial.rewind()?;
         io::copy(&mut partial, &mut value)?;
@@ -142,18 +149,19 @@ impl Downloads {
         Ok(published?.detach_unlocked())
     }
 
-    /// Fetches what the partial file does not have, and says which version it then is.
+    /// Fetches what the partial file does not have, and says what it then must be.
     fn complete(
         &self,
         url: &str,
         key: &CheckpointKey,
         partial: &mut File,
         mut on_kept: impl FnMut(u64),
-    ) -> anyhow::Result<Option<Version>> {
+    ) -> anyhow::Result<Promised> {
         let progress = self.progress(key, partial)?;
         if let Some(Progress { version, kept }) = &progress {
             if *kept == version.len {
-                return Ok(Some(version.clone()));
+                partial.set_len(*kept)?;
+                return Ok(version.promised());
             }
         }
         let answer = self.ask(url, progress.as_ref())?;
@@ -168,6 +176,12 @@ impl Downloads {
         let (mut arrived, mut kept) = (answer.from, answer.from);
         loop {
             let read = body.read(&mut piece)?;
+            if let Some(len) = answer.promised.len {
+                ensure!(
+                    arrived + read as u64 <= len,
+                    "the server sends more than the {len} bytes that it told of"
+                );
+            }
             partial.write_all(&piece[..read])?;
             arrived += read as u64;
             // With the next piece it could be a whole interval.
@@ -181,7 +195,7 @@ impl Downloads {
                 on_kept(kept);
             }
             if read == 0 {
-                return Ok(answer.version);
+                return Ok(answer.promised);
             }
         }
     }
@@ -204,10 +218,13 @@ impl Downloads {
                 .header("if-range", &version.etag);
         }
         let response = request.call()?;
-        let (from, version) = match (response.status().as_u16(), progress) {
-            (200, _) => (0, Version::of(&response)?),
-            (206, Some(progress)) if progress.goes_on_with(&response) => {
-                (progress.kept, Some(progress.version.clone()))
+        let (from, version, promised) = match (response.status().as_u16(), progress) {
+            (200, _) => {
+                let promised = Promised::by(&response)?;
+                (0, promised.version(&response), promised)
+            }
+            (206, Some(Progress { version, kept })) if version.is_rest(&response, *kept) => {
+                (*kept, Some(version.clone()), version.promised())
             }
             // It has another version, and no regard for `If-Range`.
             (206 | 416, Some(_)) => return self.ask(url, None),
@@ -216,6 +233,7 @@ impl Downloads {
         Ok(Answer {
             from,
             version,
+            promised,
             body: response.into_body(),
         })
     }
@@ -270,35 +288,57 @@ impl Downloads {
     }
 }
 
-impl Progress {
-    /// Whether this is the rest of the same version.
-    fn goes_on_with(&self, response: &Response<Body>) -> bool {
-        let Progress { version, kept } = self;
-        let range = format!("bytes {kept}-{}/{}", version.len - 1, version.len);
-        field(response, "etag") == Some(&version.etag)
+impl Version {
+    /// Whether this is what is missing of the same version.
+    fn is_rest(&self, response: &Response<Body>, kept: u64) -> bool {
+        let range = format!("bytes {kept}-{}/{}", self.len - 1, self.len);
+        field(response, "etag") == Some(&self.etag)
             && field(response, "content-range") == Some(&range)
+    }
+
+    fn promised(&self) -> Promised {
+        Promised {
+            len: Some(self.len),
+            sha256: self.sha256.clone(),
+        }
     }
 }
 
-impl Version {
-    fn of(response: &Response<Body>) -> anyhow::Result<Option<Self>> {
-        // A weak one does not promise the same bytes.
-        let etag = field(response, "etag").filter(|etag| !etag.starts_with("W/"));
-        let (Some(etag), Some(len)) = (etag, response.body().content_length()) else {
-            return Ok(None);
-        };
-        let digest = field(response, "repr-digest")
-            .and_then(|field| field.strip_prefix("sha-256=:")?.strip_suffix(':'));
-        let sha256 = match digest {
-            Some(digest) => {
-                let digest = BASE64.decode(digest.as_bytes())?;
-                Some(ArtifactHash::new("sha256", digest)?.to_string())
-            }
-            None => None,
-        };
-        let etag = etag.to_owned();
-        Ok(Some(Version { etag, len, sha256 }))
+impl Promised {
+    fn by(response: &Response<Body>) -> anyhow::Result<Self> {
+        // A list of digests (RFC 9530), which may be in several fields.
+        let fields = response.headers().get_all("repr-digest").iter();
+        let mut digests = fields
+            .filter_map(|field| field.to_str().ok())
+            .flat_map(|field| field.split(','));
+        let sha256 = digests.find_map(|digest| digest.trim().strip_prefix("sha-256="));
+        Ok(Promised {
+            len: response.body().content_length(),
+            sha256: sha256.map(sha256_of).transpose()?,
+        })
     }
+
+    /// `None`: this and the next version cannot be told apart.
+    fn version(&self, response: &Response<Body>) -> Option<Version> {
+        // A weak one does not promise the same bytes.
+        let etag = field(response, "etag").filter(|etag| !etag.starts_with("W/"))?;
+        Some(Version {
+            etag: etag.to_owned(),
+            len: self.len?,
+            sha256: self.sha256.clone(),
+        })
+    }
+}
+
+/// What is written as `:BASE64:`.
+fn sha256_of(digest: &str) -> anyhow::Result<String> {
+    let base64 = digest
+        .strip_prefix(':')
+        .and_then(|rest| rest.strip_suffix(':'));
+    let base64 = base64.with_context(|| format!("the server's digest is no digest: {digest}"))?;
+    let digest = BASE64.decode(base64.as_bytes());
+    let digest = digest.context("the server's digest is not in base64")?;
+    Ok(ArtifactHash::new("sha256", digest)?.to_string())
 }
 
 fn field<'a>(response: &'a Response<Body>, name: &str) -> Option<&'a str> {
