@@ -127,7 +127,8 @@ impl StoreOptions {
 
     /// How old the record of an entry's last use may be before a hit renews it. An hour by default.
     /// Zero renews it at each hit: right where a cache was unpacked from an archive and everything
-    /// in it looks equally fresh.
+    /// in it looks equally fresh. Where it is longer than an hour, who collects the store must keep what was used
+    /// within twice that time ([`GcPolicy::min_idle`](crate::GcPolicy::min_idle)), also with the command.
     ///
     /// The record is a value's access time, or the modification time of what a store of directories
     /// keeps beside each tree. A value's modification time is never touched; its change time moves.

@@ -76,7 +76,7 @@ impl GcPolicy {
     /// Nothing that was used within this time goes, whatever the limits say, because somebody may have
     /// just been given its path. By default twice the store's
     /// [`touch_after`](crate::StoreOptions::touch_after), which is how inexact the time of the last use
-    /// is.
+    /// is. Each process has its own: if another one that uses the store has a larger one, give twice that.
     pub fn min_idle(mut self, idle: Duration) -> Self {
         self.min_idle = Some(idle);
         self

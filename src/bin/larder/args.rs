@@ -92,7 +92,8 @@ pub(crate) enum Command {
     Locks(List),
     /// Removes what was not used for longest, until the limits hold.
     #[command(
-        after_help = "What is leased, locked, pinned, or was used in the last two hours stays; see --min-idle. If a\n\
+        after_help = "What is leased, locked, pinned, or was used in the last two hours stays; see --min-idle, and give\n\
+                      it twice the touch_after of a program that uses the store, where that is over an hour. If a\n\
                       limit does not hold because of that, the last line says by how much, and the status is 0;\n\
                       it is 3 if nothing at all may be removed by this user, or if a part of the store could not\n\
                       be read, so that nobody knows whether the limits hold.\n\n\
