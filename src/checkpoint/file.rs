@@ -21,7 +21,7 @@ use crate::options::Durability;
 use crate::sys::{self, Dir, Errno, Kind, Meta, clock};
 
 /// More is no file of small states, and reading it no small thing.
-const MAX_BYTES: u64 = 64 << 20;
+const MAX_BYTES: usize = 64 << 20;
 
 /// What a file is being written as. Longer than what somebody else may have beside his.
 const STAGED_SUFFIX: &str = ".larder-new";
@@ -132,7 +132,7 @@ impl CheckpointFile {
                 return Err(corrupt("there is something that is no file; move it away"));
             }
         }
-        if meta.len > MAX_BYTES {
+        if meta.len > MAX_BYTES as u64 {
             let why = format!(
                 "{} bytes are there, and {MAX_BYTES} are the most; move it away",
                 meta.len
@@ -233,10 +233,13 @@ impl Locked<'_> {
     pub(super) fn publish(&self, key: &CheckpointKey, record: Record) -> Result<()> {
         let file = self.file;
         let is_deletion = matches!(record.content, Content::Deleted(_));
-        let table = file.known().table.with(*key, record, seconds_now());
-        let text = table.render();
-        // Who deletes makes room.
-        if text.len() as u64 > MAX_BYTES && !is_deletion {
+        let mut table = file.known().table.with(*key, record, seconds_now());
+        let text = match is_deletion {
+            // Who deletes makes room, so that it can always be done.
+            true => table.render_within(MAX_BYTES, key),
+            false => table.render(),
+        };
+        if text.len() > MAX_BYTES {
             let why = format!(
                 "they would take {} bytes, and {MAX_BYTES} are the most; delete some",
                 text.len()

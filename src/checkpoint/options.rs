@@ -40,7 +40,7 @@ impl CheckpointOptions {
 
     /// How long the sequence of a state that is deleted through this handle is remembered, so that who still has
     /// an older one cannot bring it back; 30 days by default. It takes about 110 bytes of the file, of which at
-    /// most the last 1,000 are kept.
+    /// most the last 1,000 are kept, and fewer where a deletion would make the file larger than 64 MiB.
     pub fn keep_deleted(mut self, time: Duration) -> Self {
         self.keep_deleted = time;
         self

@@ -71,6 +71,20 @@ impl Record {
             is_deleted: self.state().is_none(),
         }
     }
+
+    /// Writes it as a member of the checkpoints.
+    fn render_to(&self, text: &mut String, key: &CheckpointKey, gap: &str) {
+        let (name, value): (_, &dyn fmt::Display) = match &self.content {
+            Content::State(state) => ("state", state),
+            Content::Deleted(until) => ("deleted_until", until),
+        };
+        let sequence = self.sequence;
+        // To write into a string cannot fail.
+        let _ = write!(
+            text,
+            "\"{key}\":{gap}{{\"sequence\":{gap}{sequence},{gap}\"{name}\":{gap}{value}}}"
+        );
+    }
 }
 
 /// Why a text is no table.
@@ -102,36 +116,63 @@ impl Table {
     }
 
     pub(super) fn render(&self) -> String {
+        self.render_with("\n", " ")
+    }
+
+    fn render_with(&self, line: &str, gap: &str) -> String {
         let Table {
             revision,
             forgotten,
             records,
         } = self;
         let mut text = format!(
-            "{{\n\"{VERSION_FIELD}\": {VERSION},\n\"{KEY_VERSION_FIELD}\": {KEY_VERSION},\n\
-             \"revision\": {revision},\n\"forgotten\": {forgotten},\n\"checkpoints\": {{"
+            "{{{line}\"{VERSION_FIELD}\":{gap}{VERSION},{line}\"{KEY_VERSION_FIELD}\":{gap}{KEY_VERSION},{line}\
+             \"revision\":{gap}{revision},{line}\"forgotten\":{gap}{forgotten},{line}\"checkpoints\":{gap}{{"
         );
         for (n, (key, record)) in records.iter().enumerate() {
-            let sequence = record.sequence;
-            text.push_str(if n == 0 { "\n" } else { ",\n" });
-            // To write into a string cannot fail.
-            let _ = match &record.content {
-                Content::State(state) => {
-                    write!(
-                        text,
-                        "\"{key}\": {{\"sequence\": {sequence}, \"state\": {state}}}"
-                    )
-                }
-                Content::Deleted(until) => {
-                    write!(
-                        text,
-                        "\"{key}\": {{\"sequence\": {sequence}, \"deleted_until\": {until}}}"
-                    )
-                }
-            };
+            if n > 0 {
+                text.push(',');
+            }
+            text.push_str(line);
+            record.render_to(&mut text, key, gap);
         }
-        text.push_str("\n}\n}\n");
+        text.push_str(line);
+        text.push('}');
+        text.push_str(line);
+        text.push('}');
+        text.push_str(line);
         text
+    }
+
+    /// As a text of at most so many bytes, after this key was deleted from what was no longer: forgets deleted
+    /// keys where it has to, this one after all others.
+    pub(super) fn render_within(&mut self, most: usize, last: &CheckpointKey) -> String {
+        let text = self.render();
+        if text.len() <= most {
+            return text;
+        }
+        // `forgotten` can become longer than it was.
+        let mut over = text.len() - most + "18446744073709551615".len();
+        let mut deleted = self.deleted();
+        deleted.sort_by_key(|(_, key)| key == last);
+        for (_, key) in deleted {
+            if over == 0 {
+                break;
+            }
+            let mut line = String::new();
+            if let Some(record) = self.records.get(&key) {
+                record.render_to(&mut line, &key, " ");
+            }
+            over = over.saturating_sub(line.len());
+            self.forget_key(&key);
+        }
+        let text = self.render();
+        if text.len() <= most {
+            return text;
+        }
+        // Somebody has written it with less space between its parts than we do. Without any, and without a whole
+        // record, it is shorter than that, even if it had no `revision` and no `forgotten`.
+        self.render_with("", "")
     }
 
     /// The table in which a key has another record, at this second.
@@ -145,6 +186,17 @@ impl Table {
 
     /// Forgets deleted keys whose time has come, and the first of them where there are too many.
     fn forget(&mut self, now: u64) {
+        let deleted = self.deleted();
+        let too_many = deleted.len().saturating_sub(MOST_DELETED);
+        for (n, (until, key)) in deleted.into_iter().enumerate() {
+            if until < now || n < too_many {
+                self.forget_key(&key);
+            }
+        }
+    }
+
+    /// The deleted keys, and until when each is remembered; the first to be forgotten first.
+    fn deleted(&self) -> Vec<(u64, CheckpointKey)> {
         let deleted = self
             .records
             .iter()
@@ -154,13 +206,12 @@ impl Table {
             });
         let mut deleted: Vec<(u64, CheckpointKey)> = deleted.collect();
         deleted.sort_unstable();
-        let too_many = deleted.len().saturating_sub(MOST_DELETED);
-        for (n, (until, key)) in deleted.into_iter().enumerate() {
-            if until < now || n < too_many {
-                if let Some(record) = self.records.remove(&key) {
-                    self.forgotten = self.forgotten.max(record.sequence.saturating_add(1));
-                }
-            }
+        deleted
+    }
+
+    fn forget_key(&mut self, key: &CheckpointKey) {
+        if let Some(record) = self.records.remove(key) {
+            self.forgotten = self.forgotten.max(record.sequence.saturating_add(1));
         }
     }
 }
@@ -423,5 +474,49 @@ mod tests {
         assert_eq!(next.records.len(), 1000);
         assert!(!next.records.contains_key(&key(1000)) && next.records.contains_key(&key(999)));
         assert_eq!(next.forgotten, 1001);
+    }
+
+    #[test]
+    fn where_room_is_needed_the_first_deleted_are_forgotten_and_the_last_one_last() {
+        let before = table([
+            (1, 3, Content::Deleted(9)),
+            (2, 8, Content::Deleted(2)),
+            (3, 5, Content::Deleted(4)),
+            (4, 1, state("1")),
+        ]);
+        let whole = before.render().len();
+        let left = |most: usize| {
+            let mut table = before.clone();
+            let text = table.render_within(most, &key(2));
+            assert!(text.len() <= most, "{most}: {text}");
+            assert_eq!(Table::parse(text.as_bytes()).unwrap(), table);
+            let left = [1, 3, 2, 4].map(|n| table.records.contains_key(&key(n)));
+            (left, table.forgotten)
+        };
+        assert_eq!(left(whole), ([true, true, true, true], 7));
+        assert_eq!(left(whole - 1), ([true, false, true, true], 7));
+        assert_eq!(left(whole - 100), ([false, false, true, true], 7));
+        assert_eq!(left(whole - 200), ([false, false, false, true], 9));
+    }
+
+    /// What somebody has written without any space has to have room without one state, too.
+    #[test]
+    fn what_is_left_after_a_deletion_never_takes_more_room_than_there_was() {
+        let record = |n| format!("\"{}\":{{\"sequence\":9,\"state\":0}}", key(n));
+        let records: Vec<String> = (0..400).map(record).collect();
+        let text = format!(
+            "{{\"larder_checkpoints\":1,\"key_version\":1,\"checkpoints\":{{{}}}}}",
+            records.join(",")
+        );
+        let before = Table::parse(text.as_bytes()).unwrap();
+        let deleted = Record {
+            sequence: 9,
+            content: Content::Deleted(2_000_000_000),
+        };
+        let mut next = before.with(key(7), deleted, 1);
+        let written = next.render_within(text.len(), &key(7));
+        assert!(written.len() <= text.len());
+        assert_eq!(Table::parse(written.as_bytes()).unwrap(), next);
+        assert_eq!((next.records.len(), next.forgotten), (399, 10));
     }
 }

@@ -693,6 +693,29 @@ fn the_documented_file_is_read() {
     );
 }
 
+/// A deletion that is remembered takes more room than a small state did.
+#[test]
+fn a_state_can_be_deleted_from_a_file_that_is_full() {
+    let dir = tempdir();
+    let path = dir.path().join("state.json");
+    let store = open_as::<String>(&path);
+    for n in [1, 2] {
+        assert_eq!(store.put(&key(n), 1, &String::new()).unwrap(), Put::Stored);
+    }
+    let len = || fs::metadata(&path).unwrap().len();
+    let room = usize::try_from((64 << 20) - len()).unwrap();
+    let long = "x".repeat(room);
+    assert_eq!(store.put(&key(2), 2, &long).unwrap(), Put::Stored);
+    assert_eq!(len(), 64 << 20);
+    assert_eq!(store.delete(&key(1), 1).unwrap(), Deletion::Deleted);
+    assert!(len() <= 64 << 20, "{}", len());
+    let another = open_as::<String>(&path);
+    assert_eq!(another.keys().unwrap(), [key(2)]);
+    assert_eq!(another.sequence(&key(1)).unwrap(), None);
+    let anew = another.update(&key(1), |_| Ok(String::new()));
+    assert_eq!(anew.unwrap().sequence, 2);
+}
+
 // --- against a map ---
 
 #[derive(Clone, Debug)]
