@@ -160,7 +160,7 @@ pub use stats::Stats;
 #[doc(hidden)]
 pub mod __fault {
     pub use crate::sys::clock::set as set_clock;
-    pub use crate::sys::fault::{Fault, arm, calls, disarm};
+    pub use crate::sys::fault::{Fault, arm, calls, disarm, go_on, pause_before};
 
     /// Reads a lock record, as a waiter does.
     pub fn parse_lock_record(bytes: &[u8]) -> Option<crate::Holder> {

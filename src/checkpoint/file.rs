@@ -254,28 +254,24 @@ impl Locked<'_> {
             renamed.writing(write, || file.at())
         });
         if let Err(err) = renamed {
-            self.discard(&staged); // the first error is the one to tell
+            self.discard(&staged.file); // the first error is the one to tell
             return Err(err);
         }
         self.sync_name()?;
-        // Read-only from now on. If this fails, it is read again.
-        let read = file.dir.open_read(&file.name);
-        if let Ok((meta, read)) = read.and_then(|read| Ok((sys::fstat(&read)?, read))) {
-            let mut read = Read::new(read, &meta);
-            read.lasts = true;
-            file.known().apply(key, table, read);
-        }
+        let mut read = staged.into_read();
+        read.lasts = true;
+        file.known().apply(key, table, read);
         Ok(())
     }
 
     /// Somebody may have deleted the lock file, so that another holds a lock as well. What he has written must not
     /// be written over.
-    fn check_alone(&self, staged: &File) -> Result<()> {
+    fn check_alone(&self, staged: &Staged) -> Result<()> {
         let file = self.file;
         let is_ours = || -> io::Result<bool> {
             let found = file.look()?;
             let new = file.dir.look(&file.staged_name)?.map(|meta| meta.id);
-            Ok(file.known().is_current(found.as_ref()) && new == Some(sys::fstat(staged)?.id))
+            Ok(file.known().is_current(found.as_ref()) && new == Some(staged.meta.id))
         };
         let is_locked = file.at_lock(|place| self.lock.is_at(place))?;
         if is_locked && is_ours().reading("look at the checkpoints", || file.at())? {
@@ -319,7 +315,7 @@ impl Locked<'_> {
 
     /// Writes a new file beside the old one, durably, and for the same eyes. What a killed process left of one
     /// goes.
-    fn stage(&self, bytes: &[u8]) -> io::Result<File> {
+    fn stage(&self, bytes: &[u8]) -> io::Result<Staged> {
         let file = self.file;
         let old = file
             .known()
@@ -331,13 +327,43 @@ impl Locked<'_> {
         // From the beginning nobody may open it who may not read the old one.
         let mode = old.map_or(0o666, |old| old.mode & 0o666);
         let staged = file.dir.create_new(&file.staged_name, mode)?;
-        let written = old.map_or(Ok(()), |old| become_as(&staged, &old));
-        let written = written.and_then(|()| sys::write_at(&staged, bytes, 0));
-        if let Err(err) = written.and_then(|()| durable::data(&staged)) {
+        let written = file.dir.open_read(&file.staged_name).and_then(|read| {
+            old.map_or(Ok(()), |old| become_as(&staged, &old))?;
+            sys::write_at(&staged, bytes, 0)?;
+            durable::data(&staged)?;
+            Staged::new(&staged, read)
+        });
+        if written.is_err() {
             self.discard(&staged);
-            return Err(err);
         }
-        Ok(staged)
+        written
+    }
+}
+
+/// A file that was written and is about to be renamed: by now open for reading only, as it stays.
+#[derive(Debug)]
+struct Staged {
+    file: File,
+    meta: Meta,
+}
+
+impl Staged {
+    fn new(written: &File, file: File) -> io::Result<Self> {
+        let meta = sys::fstat(&file)?;
+        match meta.id == sys::fstat(written)?.id {
+            true => Ok(Staged { file, meta }),
+            false => Err(io::Error::other("somebody has put another in its place")),
+        }
+    }
+
+    /// As what the file is known by once it is renamed, which the change time tells. If it was changed since it was
+    /// written, or nobody can tell, it is known by what it was then, and so is read again.
+    fn into_read(self) -> Read {
+        let as_written = |now: &Meta| {
+            (now.id, now.len, now.modified) == (self.meta.id, self.meta.len, self.meta.modified)
+        };
+        let now = sys::fstat(&self.file).ok().filter(as_written);
+        Read::new(self.file, &now.unwrap_or(self.meta))
     }
 }
 

@@ -7,23 +7,25 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use larder::__fault::{Fault, arm, disarm};
+use larder::__fault::{Fault, arm, calls, disarm, go_on, pause_before};
 use larder::{
     CheckpointKey, CheckpointOptions, CheckpointStore, Deletion, Durability, ErrorKind, Put,
 };
 use rustix::io::Errno;
 
-use crate::support::{Worker, in_memory, listing};
+use crate::support::{Worker, eventually, in_memory, listing};
 use crate::worker::say;
 
 const SEAM: &str = "checkpoint-at-the-seam";
 const FAIL: &str = "checkpoint-fails";
+const RENAMED_OVER: &str = "checkpoint-renamed-over";
 const CHANGE: &str = "change-checkpoints";
 
 pub(crate) fn play(role: &str, args: &[&str]) -> bool {
     match role {
         SEAM => at_the_seam(args),
         FAIL => fail_everywhere(Path::new(args[0])),
+        RENAMED_OVER => renamed_over(args),
         CHANGE => change_until_killed(args),
         _ => return false,
     }
@@ -289,6 +291,54 @@ fn answers_last(dir: &Path) {
                 assert_eq!(syncs, expected, "{calls:?}");
             }
         }
+    }
+}
+
+// --- renamed over ---
+
+/// What somebody puts in the place of a file that was just written is not taken for that file.
+#[test]
+fn what_comes_right_after_a_change_is_seen() {
+    for comes in ["older", "newer"] {
+        let dir = in_memory();
+        let text = dir.path().to_str().unwrap();
+        Worker::start(RENAMED_OVER, &[text, comes]).finish();
+    }
+}
+
+/// DIR COMES: has its file replaced between its rename and whatever it does next.
+fn renamed_over(args: &[&str]) {
+    let (dir, comes) = (Path::new(args[0]), args[1]);
+    let store = open(dir, Durability::Data);
+    let put = |sequence| {
+        assert_eq!(
+            store.put(&key(1), sequence, &"".into()).unwrap(),
+            Put::Stored
+        )
+    };
+    put(5);
+    fs::copy(dir.join("state.json"), dir.join("older")).unwrap();
+    fs::create_dir(dir.join("beside")).unwrap();
+    let farther = open(&dir.join("beside"), Durability::Data);
+    assert_eq!(farther.put(&key(1), 50, &"".into()).unwrap(), Put::Stored);
+    fs::rename(dir.join("beside/state.json"), dir.join("newer")).unwrap();
+    arm([]);
+    put(6);
+    let renamed = disarm().iter().position(|&call| call == "rename").unwrap();
+
+    arm([]);
+    pause_before(renamed + 1);
+    std::thread::scope(|scope| {
+        scope.spawn(|| put(7));
+        eventually("it has renamed", || calls() > renamed + 1);
+        fs::rename(dir.join(comes), dir.join("state.json")).unwrap();
+        go_on();
+    });
+    disarm();
+    let next = store.update(&key(1), |_| Ok("next".into()));
+    match comes {
+        "older" => assert_eq!(next.unwrap_err().kind(), ErrorKind::RolledBack),
+        _ => assert_eq!(next.unwrap().sequence, 51),
     }
 }
 
