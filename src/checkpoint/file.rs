@@ -324,8 +324,8 @@ impl Locked<'_> {
             .map(|read| sys::fstat(&read.file));
         let old = old.transpose()?;
         sys::absent_is_none(file.dir.unlink(&file.staged_name))?;
-        // From the beginning nobody may open it who may not read the old one.
-        let mode = old.map_or(0o666, |old| old.mode & 0o666);
+        // Nobody may open it before it is known who may read the old one.
+        let mode = if old.is_some() { 0o600 } else { 0o666 };
         let staged = file.dir.create_new(&file.staged_name, mode)?;
         let written = file.dir.open_read(&file.staged_name).and_then(|read| {
             old.map_or(Ok(()), |old| become_as(&staged, &old))?;
@@ -367,12 +367,18 @@ impl Staged {
     }
 }
 
-/// Gives a new file the owner, as far as this process may, and the permission bits of the one that it is to replace.
+/// Gives a new file the owner and the group, as far as this process may, and the permission bits of the one that it is
+/// to replace. What the group might is nobody's if another has it now.
 fn become_as(new: &File, old: &Meta) -> io::Result<()> {
-    if sys::fstat(new)?.owner != old.owner {
-        let _ = sys::fchown(new, old.owner);
-    }
-    sys::fchmod(new, old.mode)
+    let (user, group) = old.owner;
+    let now = sys::fstat(new)?.owner;
+    // Who may not give a file away may still give it to a group of his.
+    let is_the_groups = now == old.owner
+        || sys::fchown(new, Some(user), Some(group)).is_ok()
+        || now.1 == group
+        || sys::fchown(new, None, Some(group)).is_ok();
+    let lost = if is_the_groups { 0 } else { 0o070 };
+    sys::fchmod(new, old.mode & !lost)
 }
 
 pub(super) fn seconds_now() -> u64 {

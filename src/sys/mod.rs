@@ -201,14 +201,12 @@ pub(crate) fn fchmod(file: &File, mode: u32) -> io::Result<()> {
 
 /// Gives a file to a user and a group, which only some may.
 #[cfg(feature = "checkpoint")]
-pub(crate) fn fchown(file: &File, (user, group): (u32, u32)) -> io::Result<()> {
+pub(crate) fn fchown(file: &File, user: Option<u32>, group: Option<u32>) -> io::Result<()> {
     let (user, group) = (
-        rustix::fs::Uid::from_raw(user),
-        rustix::fs::Gid::from_raw(group),
+        user.map(rustix::fs::Uid::from_raw),
+        group.map(rustix::fs::Gid::from_raw),
     );
-    retried("chown", || {
-        rustix::fs::fchown(file, Some(user), Some(group))
-    })
+    retried("chown", || rustix::fs::fchown(file, user, group))
 }
 
 /// Sets times of an open file to now, and leaves the others.

@@ -18,6 +18,7 @@ mod basics;
 mod check;
 mod checkpoint;
 mod checkpoint_crash;
+mod checkpoint_owners;
 mod collecting;
 mod damage;
 mod damaged_trees;

@@ -36,6 +36,7 @@ fn play(role: &str, args: &[&str]) {
         _ => assert!(
             crate::check::play(role, args)
                 || crate::checkpoint_crash::play(role, args)
+                || crate::checkpoint_owners::play(role, args)
                 || crate::damaged_trees::play(role, args)
                 || crate::faults::play(role, args)
                 || crate::damage::play(role, args)
