@@ -11,7 +11,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use super::CheckpointOptions;
 use super::key::CheckpointKey;
-use super::known::{Known, Read};
+use super::known::{Basis, Known, Read};
 use super::table::{Content, Record, Table};
 use crate::durable;
 use crate::error::{Error, ErrorKind, IoContext, Repr, Result};
@@ -91,15 +91,10 @@ impl CheckpointFile {
         let mut known = self.known();
         let found = self.look();
         let found = found.reading("look at the checkpoints", || self.at())?;
-        if known.is_current(found.as_ref()) {
-            return Ok(known);
-        }
-        match found {
-            None => known.replace(Table::default(), None),
-            Some(_) => {
-                let (table, read) = self.read()?.unzip();
-                known.replace(table.unwrap_or_default(), read);
-            }
+        if !known.now.is_current(found.as_ref()) {
+            let read = if found.is_some() { self.read()? } else { None };
+            let (table, read) = read.unzip();
+            known.replace(Basis::new(table.unwrap_or_default(), read));
         }
         Ok(known)
     }
@@ -188,7 +183,7 @@ impl CheckpointFile {
             path: self.at(),
             key: key.to_string(),
             seen,
-            stored: known.table.records.get(key).map(|record| record.sequence),
+            stored: known.record(key).map(|record| record.sequence),
             is_told: known.ahead_of(key).is_none(),
         }
         .into()
@@ -229,11 +224,11 @@ impl Locked<'_> {
         self.lock.computing(run)
     }
 
-    /// Replaces the file by one in which a key has this record. What is known has to be up to date.
-    pub(super) fn publish(&self, key: &CheckpointKey, record: Record) -> Result<()> {
+    /// Replaces the file by one in which a key has this record, if it still is the one that this was decided on.
+    pub(super) fn publish(&self, basis: &Basis, key: &CheckpointKey, record: Record) -> Result<()> {
         let file = self.file;
         let is_deletion = matches!(record.content, Content::Deleted(_));
-        let mut table = file.known().table.with(*key, record, seconds_now());
+        let mut table = basis.table.with(*key, record, seconds_now());
         let text = match is_deletion {
             // Who deletes makes room, so that it can always be done.
             true => table.render_within(MAX_BYTES, key),
@@ -247,9 +242,9 @@ impl Locked<'_> {
             return Err(file.unusable(ErrorKind::Unsupported, why));
         }
         let write = "write the checkpoints";
-        let staged = self.stage(text.as_bytes());
+        let staged = self.stage(basis, text.as_bytes());
         let staged = staged.writing(write, || file.path.with_file_name(&file.staged_name))?;
-        let renamed = self.check_alone(&staged).and_then(|()| {
+        let renamed = self.check_alone(basis, &staged).and_then(|()| {
             let renamed = file.dir.rename(&file.staged_name, &file.name);
             renamed.writing(write, || file.at())
         });
@@ -258,20 +253,21 @@ impl Locked<'_> {
             return Err(err);
         }
         self.sync_name()?;
-        let mut read = staged.into_read();
-        read.lasts = true;
-        file.known().apply(key, table, read);
+        let read = staged.into_read();
+        read.note_that_it_lasts();
+        let made = Basis::new(table, Some(read));
+        file.known().apply(basis, key, made);
         Ok(())
     }
 
     /// Somebody may have deleted the lock file, so that another holds a lock as well. What he has written must not
     /// be written over.
-    fn check_alone(&self, staged: &Staged) -> Result<()> {
+    fn check_alone(&self, basis: &Basis, staged: &Staged) -> Result<()> {
         let file = self.file;
         let is_ours = || -> io::Result<bool> {
             let found = file.look()?;
             let new = file.dir.look(&file.staged_name)?.map(|meta| meta.id);
-            Ok(file.known().is_current(found.as_ref()) && new == Some(staged.meta.id))
+            Ok(basis.is_current(found.as_ref()) && new == Some(staged.meta.id))
         };
         let is_locked = file.at_lock(|place| self.lock.is_at(place))?;
         if is_locked && is_ours().reading("look at the checkpoints", || file.at())? {
@@ -292,14 +288,11 @@ impl Locked<'_> {
         }
     }
 
-    /// Makes what is known last, for an answer that rests on it and changes nothing.
-    pub(super) fn make_last(&self) -> Result<()> {
-        let lasts = |known: &Known| known.read.as_ref().is_none_or(|read| read.lasts);
-        if !lasts(&self.file.known()) {
+    /// Makes what is there last, for an answer that rests on it and changes nothing.
+    pub(super) fn make_last(&self, basis: &Basis) -> Result<()> {
+        if let Some(read) = basis.read.as_ref().filter(|read| !read.lasts()) {
             self.sync_name()?;
-            if let Some(read) = &mut self.file.known().read {
-                read.lasts = true;
-            }
+            read.note_that_it_lasts();
         }
         Ok(())
     }
@@ -315,13 +308,9 @@ impl Locked<'_> {
 
     /// Writes a new file beside the old one, durably, and for the same eyes. What a killed process left of one
     /// goes.
-    fn stage(&self, bytes: &[u8]) -> io::Result<Staged> {
+    fn stage(&self, basis: &Basis, bytes: &[u8]) -> io::Result<Staged> {
         let file = self.file;
-        let old = file
-            .known()
-            .read
-            .as_ref()
-            .map(|read| sys::fstat(&read.file));
+        let old = basis.read.as_ref().map(|read| sys::fstat(&read.file));
         let old = old.transpose()?;
         sys::absent_is_none(file.dir.unlink(&file.staged_name))?;
         // Nobody may open it before it is known who may read the old one.

@@ -5,6 +5,8 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use super::key::CheckpointKey;
@@ -14,12 +16,32 @@ use crate::sys::{FileId, Meta};
 /// What a handle and its clones know of the file.
 #[derive(Debug, Default)]
 pub(super) struct Known {
-    pub(super) table: Table,
-    /// The file that this is known of. `None`: there was none.
-    pub(super) read: Option<Read>,
+    pub(super) now: Basis,
     /// The newest that was seen of the file, and of each key where what the file has is older.
     revision: u64,
     ahead: BTreeMap<CheckpointKey, Version>,
+}
+
+/// What was in a file, for a decision to rest on, whatever is read after it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Basis {
+    pub(super) table: Arc<Table>,
+    /// The file that this is known of. `None`: there was none.
+    pub(super) read: Option<Arc<Read>>,
+}
+
+impl Basis {
+    pub(super) fn new(table: Table, read: Option<Read>) -> Self {
+        Basis {
+            table: Arc::new(table),
+            read: read.map(Arc::new),
+        }
+    }
+
+    /// Whether what is at the path is what this is known of.
+    pub(super) fn is_current(&self, found: Option<&Meta>) -> bool {
+        self.read.as_ref().map(|read| read.stamp) == found.map(stamp)
+    }
 }
 
 /// A file that was read. It is kept open: as long as it is, no other has its number.
@@ -28,7 +50,7 @@ pub(super) struct Read {
     pub(super) file: File,
     stamp: Stamp,
     /// This process has synced its name. Who wrote it may have failed, or died, before that.
-    pub(super) lasts: bool,
+    lasts: AtomicBool,
 }
 
 impl Read {
@@ -36,8 +58,16 @@ impl Read {
         Read {
             file,
             stamp: stamp(meta),
-            lasts: false,
+            lasts: AtomicBool::new(false),
         }
+    }
+
+    pub(super) fn lasts(&self) -> bool {
+        self.lasts.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn note_that_it_lasts(&self) {
+        self.lasts.store(true, Ordering::Relaxed);
     }
 }
 
@@ -49,42 +79,44 @@ fn stamp(meta: &Meta) -> Stamp {
 }
 
 impl Known {
-    pub(super) fn is_current(&self, found: Option<&Meta>) -> bool {
-        self.read.as_ref().map(|read| read.stamp) == found.map(stamp)
+    pub(super) fn record(&self, key: &CheckpointKey) -> Option<&Record> {
+        self.now.table.records.get(key)
     }
 
     /// Puts in its place what is there now.
-    pub(super) fn replace(&mut self, table: Table, read: Option<Read>) {
-        let old = std::mem::replace(&mut self.table, table);
-        let seen = old.records.into_iter();
-        let seen = seen.map(|(key, record)| (key, record.version()));
+    pub(super) fn replace(&mut self, now: Basis) {
+        let old = std::mem::replace(&mut self.now, now);
+        let table = &self.now.table;
+        let seen = old.table.records.iter();
+        let seen = seen.map(|(key, record)| (*key, record.version()));
         let ahead = std::mem::take(&mut self.ahead);
         for (key, seen) in seen.chain(ahead) {
-            let now = self.table.records.get(&key).map(Record::version);
+            let now = table.records.get(&key).map(Record::version);
             if now >= Some(seen) {
                 continue;
             }
             // In a file that came later, a key may have begun anew when its deletion was forgotten.
-            let is_anew =
-                self.table.revision > self.revision && self.table.forgotten > seen.sequence;
+            let is_anew = table.revision > self.revision && table.forgotten > seen.sequence;
             if !is_anew {
                 let most = self.ahead.entry(key).or_insert(seen);
                 *most = seen.max(*most);
             }
         }
-        self.revision = self.revision.max(self.table.revision);
-        self.read = read;
+        self.revision = self.revision.max(table.revision);
     }
 
-    /// Notes a change that was made of what is known.
-    pub(super) fn apply(&mut self, key: &CheckpointKey, table: Table, read: Read) {
-        let now = table.records.get(key).map(Record::version);
+    /// Notes a change of one key that was made of this.
+    pub(super) fn apply(&mut self, basis: &Basis, key: &CheckpointKey, made: Basis) {
+        if !Arc::ptr_eq(&self.now.table, &basis.table) {
+            // Meanwhile another was read.
+            return self.replace(made);
+        }
+        let now = made.table.records.get(key).map(Record::version);
         if self.ahead.get(key).copied() <= now {
             self.ahead.remove(key);
         }
-        self.revision = self.revision.max(table.revision);
-        self.table = table;
-        self.read = Some(read);
+        self.revision = self.revision.max(made.table.revision);
+        self.now = made;
     }
 
     /// What was seen of a key, if what is there now is older.
@@ -99,6 +131,6 @@ impl Known {
 
     pub(super) fn accept_rollback(&mut self) {
         self.ahead.clear();
-        self.revision = self.table.revision;
+        self.revision = self.now.table.revision;
     }
 }

@@ -115,7 +115,7 @@ impl<T> CheckpointStore<T> {
         if let Some((key, seen)) = known.any_ahead() {
             return Err(self.file.rolled_back(&known, key, seen.sequence));
         }
-        let records = known.table.records.iter();
+        let records = known.now.table.records.iter();
         let live = records.filter(|(_, record)| record.state().is_some());
         Ok(live.map(|(key, _)| *key).collect())
     }
@@ -129,7 +129,7 @@ impl<T> CheckpointStore<T> {
     pub fn sequence(&self, key: &CheckpointKey) -> Result<Option<u64>> {
         let known = self.file.refreshed()?;
         self.file.check_not_behind(&known, key)?;
-        Ok(known.table.records.get(key).map(|record| record.sequence))
+        Ok(known.record(key).map(|record| record.sequence))
     }
 
     /// Deletes the state of a key that the caller has seen at this sequence. A newer one stays. The
@@ -148,7 +148,7 @@ impl<T> CheckpointStore<T> {
     pub fn delete(&self, key: &CheckpointKey, seen: u64) -> Result<Deletion> {
         let lock = self.file.lock(&self.waiting)?;
         let known = self.file.refreshed()?;
-        let record = known.table.records.get(key);
+        let record = known.record(key);
         let is_live = record.is_some_and(|record| record.state().is_some());
         let stored = record.map(|record| record.sequence);
         let answer = match stored {
@@ -162,14 +162,15 @@ impl<T> CheckpointStore<T> {
                 (!is_live).then_some(Deletion::Absent)
             }
         };
+        let basis = known.now.clone();
         drop(known);
         if let Some(answer) = answer {
-            lock.make_last()?;
+            lock.make_last(&basis)?;
             return Ok(answer);
         }
         let content = Content::Deleted(self.file.remember_until());
         let sequence = seen; // which is what is stored
-        lock.publish(key, Record { sequence, content })?;
+        lock.publish(&basis, key, Record { sequence, content })?;
         Ok(Deletion::Deleted)
     }
 
@@ -229,7 +230,7 @@ impl<T: Serialize + DeserializeOwned> CheckpointStore<T> {
     pub fn get(&self, key: &CheckpointKey) -> Result<Option<Checkpoint<T>>> {
         let known = self.file.refreshed()?;
         self.file.check_not_behind(&known, key)?;
-        let Some(record) = known.table.records.get(key).cloned() else {
+        let Some(record) = known.record(key).cloned() else {
             return Ok(None);
         };
         drop(known);
@@ -285,14 +286,15 @@ impl<T: Serialize + DeserializeOwned> CheckpointStore<T> {
         if let Some(seen) = ahead.filter(|&seen| seen >= sequence) {
             return Err(self.file.rolled_back(&known, key, seen));
         }
-        let stored = known.table.records.get(key).map(|record| record.sequence);
+        let stored = known.record(key).map(|record| record.sequence);
+        let basis = known.now.clone();
         drop(known);
         if let Some(stored) = stored.filter(|&stored| stored >= sequence) {
-            lock.make_last()?;
+            lock.make_last(&basis)?;
             return Ok(Put::Stale { stored });
         }
         let content = Content::State(json.into());
-        lock.publish(key, Record { sequence, content })?;
+        lock.publish(&basis, key, Record { sequence, content })?;
         Ok(Put::Stored)
     }
 
@@ -320,12 +322,14 @@ impl<T: Serialize + DeserializeOwned> CheckpointStore<T> {
         lock.announce();
         let known = self.file.refreshed()?;
         self.file.check_not_behind(&known, key)?;
-        let record = known.table.records.get(key).cloned();
+        let record = known.record(key).cloned();
         let next = match &record {
             Some(record) => record.sequence.saturating_add(1),
             // Above whatever a forgotten key of this name had.
-            None => known.table.forgotten.max(1),
+            None => known.now.table.forgotten.max(1),
         };
+        // `f` may look, and what it sees is then known.
+        let basis = known.now.clone();
         drop(known);
         let current = match &record {
             Some(record) => self.read(key, record)?.map(|checkpoint| checkpoint.state),
@@ -343,7 +347,7 @@ impl<T: Serialize + DeserializeOwned> CheckpointStore<T> {
         let json = self.write(key, &state)?;
         let stored = record.as_ref().and_then(Record::state);
         if before.as_ref() == Some(&json) || stored.is_some_and(|stored| **stored == *json) {
-            lock.make_last()?;
+            lock.make_last(&basis)?;
             let sequence = next - 1;
             return Ok(Checkpoint { sequence, state });
         }
@@ -351,7 +355,7 @@ impl<T: Serialize + DeserializeOwned> CheckpointStore<T> {
             return Err(self.too_large(key));
         }
         let (sequence, content) = (next, Content::State(json.into()));
-        lock.publish(key, Record { sequence, content })?;
+        lock.publish(&basis, key, Record { sequence, content })?;
         Ok(Checkpoint { sequence, state })
     }
 

@@ -716,6 +716,46 @@ fn a_state_can_be_deleted_from_a_file_that_is_full() {
     assert_eq!(anew.unwrap().sequence, 2);
 }
 
+/// A look in the middle of a change does not make the change rest on what it sees.
+#[test]
+fn what_is_looked_at_during_a_change_is_not_written_over() {
+    let dir = tempdir();
+    let path = dir.path().join("state.json");
+    let store = open(&path);
+    assert_eq!(store.put(&key(1), 5, &download(5)).unwrap(), Put::Stored);
+    let (another, kept) = (dir.path().join("another"), dir.path().join("kept"));
+    let farther = open(&another);
+    assert_eq!(
+        farther.put(&key(1), 100, &download(100)).unwrap(),
+        Put::Stored
+    );
+    fs::copy(&another, &kept).unwrap();
+    let made = store.update(&key(1), |current| {
+        fs::rename(&another, &path)?;
+        assert_eq!(store.get(&key(1))?.unwrap().sequence, 100);
+        Ok(download(current.unwrap().done + 1))
+    });
+    assert_eq!(made.unwrap_err().kind(), ErrorKind::Corrupt);
+    assert_eq!(open(&path).get(&key(1)).unwrap().unwrap().sequence, 100);
+    let made = store.update(&key(1), |_| Ok(download(101)));
+    assert_eq!(made.unwrap().sequence, 101);
+
+    // Also if it is gone again: what was seen stays seen.
+    let path = dir.path().join("other.json");
+    let store = open(&path);
+    assert_eq!(store.put(&key(1), 5, &download(5)).unwrap(), Put::Stored);
+    let made = store.update(&key(1), |_| {
+        fs::rename(&path, dir.path().join("aside"))?;
+        fs::rename(&kept, &path)?;
+        assert_eq!(store.get(&key(1))?.unwrap().sequence, 100);
+        fs::rename(dir.path().join("aside"), &path)?;
+        Ok(download(6))
+    });
+    assert_eq!(made.unwrap_err().kind(), ErrorKind::Corrupt);
+    let behind = store.get(&key(1)).unwrap_err();
+    assert_eq!(behind.kind(), ErrorKind::RolledBack);
+}
+
 // --- against a map ---
 
 #[derive(Clone, Debug)]
