@@ -310,14 +310,13 @@ impl Locked<'_> {
     /// goes.
     fn stage(&self, basis: &Basis, bytes: &[u8]) -> io::Result<Staged> {
         let file = self.file;
-        let old = basis.read.as_ref().map(|read| sys::fstat(&read.file));
-        let old = old.transpose()?;
+        let old = basis.read.as_ref().map(|read| &read.file);
         sys::absent_is_none(file.dir.unlink(&file.staged_name))?;
         // Nobody may open it before it is known who may read the old one.
         let mode = if old.is_some() { 0o600 } else { 0o666 };
         let staged = file.dir.create_new(&file.staged_name, mode)?;
         let written = file.dir.open_read(&file.staged_name).and_then(|read| {
-            old.map_or(Ok(()), |old| become_as(&staged, &old))?;
+            old.map_or(Ok(()), |old| become_as(&staged, old))?;
             sys::write_at(&staged, bytes, 0)?;
             durable::data(&staged)?;
             Staged::new(&staged, read)
@@ -356,18 +355,21 @@ impl Staged {
     }
 }
 
-/// Gives a new file the owner and the group, as far as this process may, and the permission bits of the one that it is
-/// to replace. What the group might is nobody's if another has it now.
-fn become_as(new: &File, old: &Meta) -> io::Result<()> {
-    let (user, group) = old.owner;
+/// Gives a new file the owner and the group, as far as this process may, the access list and the permission bits of the
+/// one that it is to replace. If another has the group now, or the list cannot be given on (whose mask the group's bits
+/// are), nobody has what they allow.
+fn become_as(new: &File, old: &File) -> io::Result<()> {
+    let meta = sys::fstat(old)?;
+    let (user, group) = meta.owner;
     let now = sys::fstat(new)?.owner;
     // Who may not give a file away may still give it to a group of his.
-    let is_the_groups = now == old.owner
+    let is_the_groups = now == meta.owner
         || sys::fchown(new, Some(user), Some(group)).is_ok()
         || now.1 == group
         || sys::fchown(new, None, Some(group)).is_ok();
-    let lost = if is_the_groups { 0 } else { 0o070 };
-    sys::fchmod(new, old.mode & !lost)
+    let is_for_the_same = is_the_groups && sys::copy_access_list(old, new).is_ok();
+    let lost = if is_for_the_same { 0 } else { 0o070 };
+    sys::fchmod(new, meta.mode & !lost)
 }
 
 pub(super) fn seconds_now() -> u64 {

@@ -84,6 +84,10 @@ impl<T> CheckpointStore<T> {
     /// The directory is held open. If another takes its place, changes fail, and what is read is what was
     /// opened. The file that was read last is held open, too, for reading.
     ///
+    /// Whoever changes the file replaces it by one with the same owner and group, as far as he may give it to them,
+    /// and the same permission bits and access list (POSIX). If another has the group then, or the list cannot be given
+    /// on, the bits of the group are taken away.
+    ///
     /// # Errors
     ///
     /// [`Io`](crate::ErrorKind::Io) if the directory is not there; and of a file that is there whatever

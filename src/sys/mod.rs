@@ -1,4 +1,4 @@
-//! The operating system: the only caller of open, rename, link, unlink, sync, chmod and utime.
+//! The operating system: the only caller of open, rename, link, unlink, sync, chmod, setxattr and utime.
 //!
 //! [`Dir`] is a directory held by a descriptor; paths given to it are relative to it. Every call
 //! retries `EINTR`, and passes the fault seam first. Errors leave as `io::Error`: what was being
@@ -207,6 +207,37 @@ pub(crate) fn fchown(file: &File, user: Option<u32>, group: Option<u32>) -> io::
         group.map(rustix::fs::Gid::from_raw),
     );
     retried("chown", || rustix::fs::fchown(file, user, group))
+}
+
+/// Gives a file the access list of another beside it, or takes away the one that it has from its directory.
+#[cfg(all(feature = "checkpoint", target_os = "linux"))]
+pub(crate) fn copy_access_list(from: &File, to: &File) -> io::Result<()> {
+    const NAME: &str = "system.posix_acl_access";
+    const MOST: usize = 64 << 10; // the largest attribute there is
+    let mut list = Vec::with_capacity(MOST);
+    let read = retried("fgetxattr", || {
+        rustix::fs::fgetxattr(from, NAME, rustix::buffer::spare_capacity(&mut list))
+    });
+    match read {
+        Ok(_) => retried("fsetxattr", || {
+            rustix::fs::fsetxattr(to, NAME, &list, rustix::fs::XattrFlags::empty())
+        }),
+        Err(err) if is(&err, Errno::NODATA) => {
+            match retried("fremovexattr", || rustix::fs::fremovexattr(to, NAME)) {
+                Err(err) if is(&err, Errno::NODATA) => Ok(()),
+                removed => removed,
+            }
+        }
+        // There are none on this file system.
+        Err(err) if is(&err, Errno::NOTSUP) || is(&err, Errno::NOSYS) => Ok(()),
+        Err(err) => Err(err),
+    }
+}
+
+/// Gives a file the access list of another beside it.
+#[cfg(all(feature = "checkpoint", not(target_os = "linux")))]
+pub(crate) fn copy_access_list(_from: &File, _to: &File) -> io::Result<()> {
+    Ok(())
 }
 
 /// Sets times of an open file to now, and leaves the others.

@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 
 use larder::__fault::{Fault, arm, disarm};
 use larder::{CheckpointKey, CheckpointStore, Put};
-use rustix::fs::{Gid, Uid};
+use rustix::fs::{Gid, Uid, XattrFlags};
+use rustix::io::Errno;
 use tempfile::TempDir;
 
-use crate::support::{Worker, chmod, is_root, mode, tempdir};
+use crate::support::{Worker, chmod, in_memory, is_root, mode, skipped, tempdir};
 use crate::worker::say;
 
 const ANN: u32 = 12345;
@@ -19,10 +20,12 @@ const GROUP: u32 = 23456;
 const BOBS_GROUP: u32 = 23457;
 
 const PUT: &str = "put-as-bob";
+const UNLISTED: &str = "put-unlisted";
 
 pub(crate) fn play(role: &str, args: &[&str]) -> bool {
     match role {
         PUT => put_as_bob(args),
+        UNLISTED => put_unlisted(args),
         _ => return false,
     }
     true
@@ -124,4 +127,86 @@ fn what_a_group_may_read_another_does_not_get() {
         (now.uid(), now.gid(), mode(&path)),
         (BOB, BOBS_GROUP, 0o604)
     );
+}
+
+// --- access lists ---
+
+const ACCESS: &str = "system.posix_acl_access";
+const DEFAULT: &str = "system.posix_acl_default";
+
+/// The owner may read and write, one whom the list names read, the group nothing, others nothing.
+fn list_of(named: u32) -> Vec<u8> {
+    const NOBODY: u32 = u32::MAX;
+    let entries: [(u16, u16, u32); 5] = [
+        (1, 6, NOBODY),
+        (2, 4, named),
+        (4, 0, NOBODY),
+        (0x10, 4, NOBODY),
+        (0x20, 0, NOBODY),
+    ];
+    let mut bytes = 2_u32.to_le_bytes().to_vec();
+    for (tag, may, id) in entries {
+        bytes.extend(tag.to_le_bytes());
+        bytes.extend(may.to_le_bytes());
+        bytes.extend(id.to_le_bytes());
+    }
+    bytes
+}
+
+fn list(path: &Path) -> Option<Vec<u8>> {
+    let mut bytes = vec![0; 1024];
+    let len = rustix::fs::getxattr(path, ACCESS, &mut bytes[..]).ok()?;
+    bytes.truncate(len);
+    Some(bytes)
+}
+
+/// If the file system has such lists.
+fn set_list(path: &Path, which: &str, named: u32) -> bool {
+    match rustix::fs::setxattr(path, which, &list_of(named), XattrFlags::empty()) {
+        Err(Errno::NOTSUP) => false,
+        set => set.map(|()| true).unwrap(),
+    }
+}
+
+#[test]
+fn whom_an_access_list_names_stays_named() {
+    for dir in [tempdir(), in_memory()] {
+        let path = dir.path().join("state.json");
+        assert_eq!(put(dir.path(), 1).unwrap(), Put::Stored);
+        if !set_list(&path, ACCESS, ANN) {
+            let why = "the file system has no access lists";
+            skipped("whom_an_access_list_names_stays_named", why);
+            continue;
+        }
+        let before = (list(&path), mode(&path));
+        assert_eq!(put(dir.path(), 2).unwrap(), Put::Stored);
+        assert_eq!((list(&path), mode(&path)), before);
+        // Where it cannot be given on, its mask is not made the group's right.
+        Worker::start(UNLISTED, &[dir.path().to_str().unwrap()]).finish();
+        assert_eq!((list(&path), mode(&path)), (None, 0o600));
+        // And what a directory has in store for new files is not for those that replace others.
+        chmod(&path, 0o640);
+        assert!(set_list(dir.path(), DEFAULT, BOB));
+        assert_eq!(put(dir.path(), 4).unwrap(), Put::Stored);
+        assert_eq!((list(&path), mode(&path)), (None, 0o640));
+    }
+}
+
+/// DIR: puts a state where no access list can be set.
+fn put_unlisted(args: &[&str]) {
+    let dir = Path::new(args[0]);
+    let scratch = dir.join("scratch");
+    fs::create_dir(&scratch).unwrap();
+    assert_eq!(put(&scratch, 1).unwrap(), Put::Stored);
+    assert!(set_list(&scratch.join("state.json"), ACCESS, ANN));
+    arm([]);
+    assert_eq!(put(&scratch, 2).unwrap(), Put::Stored);
+    let at = disarm()
+        .iter()
+        .position(|&call| call == "fsetxattr")
+        .unwrap();
+    arm([(at, Fault::Fail(Errno::NOSPC.raw_os_error()))]);
+    assert_eq!(put(dir, 3).unwrap(), Put::Stored);
+    disarm();
+    fs::remove_dir_all(&scratch).unwrap();
 }
