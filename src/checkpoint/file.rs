@@ -219,7 +219,7 @@ impl Locked<'_> {
         self.lock.announce();
     }
 
-    /// Runs a closure that is to be told if it wants to change the file itself.
+    /// Runs what is to be told if it wants to change the file itself.
     pub(super) fn computing<T>(&self, run: impl FnOnce() -> T) -> T {
         self.lock.computing(run)
     }

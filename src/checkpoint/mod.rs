@@ -12,7 +12,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use self::file::CheckpointFile;
+use self::file::{CheckpointFile, Locked};
 use self::table::{Content, Record};
 use crate::error::{Repr, Result};
 use crate::lock::{CancelToken, Wait, WaitInfo, Waiting};
@@ -309,9 +309,9 @@ impl<T: Serialize + DeserializeOwned> CheckpointStore<T> {
     /// The first sequence of a key is any: above those of all keys that were deleted and forgotten. So a key that
     /// is changed with `update` should not be `put` under numbers of the caller's own.
     ///
-    /// `f` gets `None` where there is no state. It may read this store, and not change it. It gets what is there,
-    /// not what the caller believes to be: what it returns should come of that, or a process that has fallen
-    /// behind takes back what others have done.
+    /// `f` gets `None` where there is no state. It may read this store, and not change it; nor may what reads, writes
+    /// and drops a `T`. It gets what is there, not what the caller believes to be: what it returns should come of that,
+    /// or a process that has fallen behind takes back what others have done.
     ///
     /// # Errors
     ///
@@ -324,6 +324,16 @@ impl<T: Serialize + DeserializeOwned> CheckpointStore<T> {
     ) -> Result<Checkpoint<T>> {
         let mut lock = self.file.lock(&self.waiting)?;
         lock.announce();
+        // Not only `f` is the caller's: a `T` is read, written and dropped under the lock.
+        lock.computing(|| self.update_locked(&lock, key, f))
+    }
+
+    fn update_locked(
+        &self,
+        lock: &Locked<'_>,
+        key: &CheckpointKey,
+        f: impl FnOnce(Option<T>) -> anyhow::Result<T>,
+    ) -> Result<Checkpoint<T>> {
         let known = self.file.refreshed()?;
         self.file.check_not_behind(&known, key)?;
         let record = known.record(key).cloned();
@@ -342,8 +352,7 @@ impl<T: Serialize + DeserializeOwned> CheckpointStore<T> {
         // The same in other words, as a hash map has them in each process.
         let before = current.as_ref().map(serde_json::to_string);
         let before = before.and_then(|before| before.ok());
-        let made = lock.computing(|| f(current));
-        let state = made.map_err(|source| Repr::Compute {
+        let state = f(current).map_err(|source| Repr::Compute {
             path: self.path().to_path_buf(),
             label: Some(format!("checkpoint {key}")),
             source,

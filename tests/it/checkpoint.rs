@@ -1,5 +1,6 @@
 //! Checkpoints: what is stored is what others see, and no sequence ever goes down.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -754,6 +755,67 @@ fn what_is_looked_at_during_a_change_is_not_written_over() {
     assert_eq!(made.unwrap_err().kind(), ErrorKind::Corrupt);
     let behind = store.get(&key(1)).unwrap_err();
     assert_eq!(behind.kind(), ErrorKind::RolledBack);
+}
+
+thread_local! {
+    /// What a [`Meddling`] changes whenever it is read, written or dropped; and what came of it.
+    static MEDDLES: RefCell<Option<CheckpointStore<u64>>> = const { RefCell::new(None) };
+    static ANSWERS: RefCell<Vec<(&'static str, ErrorKind)>> = const { RefCell::new(Vec::new()) };
+}
+
+fn meddle(when: &'static str) {
+    MEDDLES.with_borrow(|store| {
+        if let Some(store) = store {
+            let err = store.put(&key(9), 1, &1).unwrap_err();
+            ANSWERS.with_borrow_mut(|answers| answers.push((when, err.kind())));
+        }
+    });
+}
+
+struct Meddling(u64);
+
+impl Serialize for Meddling {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        meddle("write");
+        self.0.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Meddling {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        meddle("read");
+        u64::deserialize(deserializer).map(Meddling)
+    }
+}
+
+impl Drop for Meddling {
+    fn drop(&mut self) {
+        meddle("drop");
+    }
+}
+
+#[test]
+fn a_state_that_changes_the_file_it_is_written_to_is_told() {
+    let dir = tempdir();
+    let path = dir.path().join("state.json");
+    let store = open_as::<Meddling>(&path);
+    assert_eq!(store.put(&key(1), 1, &Meddling(1)).unwrap(), Put::Stored);
+    let bounded = open_as::<u64>(&path).with_wait(Wait::Timeout(Duration::from_millis(20)));
+    MEDDLES.set(Some(bounded));
+    let made = store.update(&key(1), |current| Ok(Meddling(current.unwrap().0 + 1)));
+    MEDDLES.set(None);
+    assert_eq!(made.unwrap().state.0, 2);
+    let answers = ANSWERS.take();
+    for when in ["read", "write", "drop"] {
+        assert!(
+            answers.contains(&(when, ErrorKind::WouldDeadlock)),
+            "{answers:?}"
+        );
+    }
+    let others = answers
+        .iter()
+        .find(|answer| answer.1 != ErrorKind::WouldDeadlock);
+    assert_eq!(others, None, "{answers:?}");
 }
 
 // --- against a map ---
