@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use self::file::{CheckpointFile, Locked};
-use self::table::{Content, Record};
+use self::table::{Content, Record, on_one_line};
 use crate::error::{Repr, Result};
 use crate::lock::{CancelToken, Wait, WaitInfo, Waiting};
 
@@ -297,7 +297,7 @@ impl<T: Serialize + DeserializeOwned> CheckpointStore<T> {
             lock.make_last(&basis)?;
             return Ok(Put::Stale { stored });
         }
-        let content = Content::State(json.into());
+        let content = Content::State(json);
         lock.publish(&basis, key, Record { sequence, content })?;
         Ok(Put::Stored)
     }
@@ -359,7 +359,7 @@ impl<T: Serialize + DeserializeOwned> CheckpointStore<T> {
         })?;
         let json = self.write(key, &state)?;
         let stored = record.as_ref().and_then(Record::state);
-        if before.as_ref() == Some(&json) || stored.is_some_and(|stored| **stored == *json) {
+        if before.as_deref() == Some(&*json) || stored == Some(&json) {
             lock.make_last(&basis)?;
             let sequence = next - 1;
             return Ok(Checkpoint { sequence, state });
@@ -367,7 +367,7 @@ impl<T: Serialize + DeserializeOwned> CheckpointStore<T> {
         if next == u64::MAX {
             return Err(self.too_large(key));
         }
-        let (sequence, content) = (next, Content::State(json.into()));
+        let (sequence, content) = (next, Content::State(json));
         lock.publish(&basis, key, Record { sequence, content })?;
         Ok(Checkpoint { sequence, state })
     }
@@ -378,9 +378,9 @@ impl<T: Serialize + DeserializeOwned> CheckpointStore<T> {
         self.file.unusable(crate::ErrorKind::Unsupported, why)
     }
 
-    /// A state as JSON, if it can be read again.
-    fn write(&self, key: &CheckpointKey, state: &T) -> Result<String> {
-        let written = serde_json::to_string(state);
+    /// A state as JSON on one line, if it can be read again.
+    fn write(&self, key: &CheckpointKey, state: &T) -> Result<Arc<str>> {
+        let written = serde_json::to_string(state).map(|json| on_one_line(&json));
         let written = written.and_then(|json| serde_json::from_str::<T>(&json).map(|_| json));
         written.map_err(|err| self.not_a_state(key, false, err))
     }

@@ -386,9 +386,9 @@ impl<'de> Visitor<'de> for OneRecord {
     }
 }
 
-/// JSON as it is, but for the ends of lines that somebody's editor may have put between its parts: within a
-/// string there are none.
-fn on_one_line(json: &str) -> Arc<str> {
+/// JSON as it is, but for the ends of lines that somebody's editor, or type, may have put between its parts: within
+/// a string there are none.
+pub(super) fn on_one_line(json: &str) -> Arc<str> {
     match json.contains(['\n', '\r']) {
         true => json.replace(['\n', '\r'], " ").into(),
         false => json.into(),

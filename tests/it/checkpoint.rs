@@ -12,6 +12,7 @@ use larder::{
 };
 use proptest::prelude::*;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use crate::support::{chmod, in_memory, mode, tempdir};
 
@@ -816,6 +817,20 @@ fn a_state_that_changes_the_file_it_is_written_to_is_told() {
         .iter()
         .find(|answer| answer.1 != ErrorKind::WouldDeadlock);
     assert_eq!(others, None, "{answers:?}");
+}
+
+#[test]
+fn a_state_is_the_same_on_however_many_lines() {
+    let dir = tempdir();
+    let path = dir.path().join("state.json");
+    let store = open_as::<Box<RawValue>>(&path);
+    let spread = || RawValue::from_string("{\n \"a\":\r\n 1}".to_owned()).unwrap();
+    for store in [store.clone(), store, open_as(&path)] {
+        let same = store.update(&key(1), |_| Ok(spread())).unwrap();
+        assert_eq!(same.sequence, 1);
+    }
+    let lines = fs::read_to_string(&path).unwrap().lines().count();
+    assert_eq!(lines, 9, "not one for each key");
 }
 
 // --- against a map ---
