@@ -504,6 +504,14 @@ fn what_is_no_file_of_checkpoints_says_where_and_stays() {
             "no sequence",
         ),
         (
+            format!(
+                "{head}\n\"{k}\": {{\"sequence\": {}, \"state\": 1}}}}}}",
+                u64::MAX
+            ),
+            ErrorKind::Corrupt,
+            "line 2",
+        ),
+        (
             format!("{head}{record}}}, \"more\": 1}}"),
             ErrorKind::Corrupt,
             "more",
