@@ -69,6 +69,15 @@ impl CheckpointFile {
             known: Mutex::default(),
             path: path.clone(),
         };
+        match file.dir.look(&file.staged_name) {
+            Err(err) if sys::is(&err, Errno::NAMETOOLONG) => {
+                let why = format!(
+                    "with {STAGED_SUFFIX} behind it the name is too long for this file system; choose a shorter one"
+                );
+                return Err(file.unusable(ErrorKind::Unsupported, why));
+            }
+            looked => looked.reading(open, || path.clone())?,
+        };
         drop(file.refreshed()?);
         Ok(file)
     }

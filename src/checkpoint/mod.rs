@@ -79,7 +79,8 @@ impl<T> CheckpointStore<T> {
     /// Opens the file at `path`, in a directory that is there. The file itself comes with the first state, and
     /// beside it a lock file, `PATH.lock`, which stays: many processes may wait for it, and one file is not
     /// worth what deleting it safely takes. `PATH.larder-new` is what is just being written, and what a killed
-    /// process leaves of that is replaced by the next. A path that ends in one of these suffixes is refused.
+    /// process leaves of that is replaced by the next. A path that ends in one of these suffixes is refused, and one to
+    /// which the file system cannot append them.
     ///
     /// The directory is held open. If another takes its place, changes fail, and what is read is what was
     /// opened. The file that was read last is held open, too, for reading.

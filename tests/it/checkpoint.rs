@@ -841,6 +841,27 @@ fn a_state_is_the_same_on_however_many_lines() {
     assert_eq!(lines, 9, "not one for each key");
 }
 
+#[test]
+fn a_name_that_leaves_no_room_for_what_is_beside_it_is_refused() {
+    let dir = tempdir();
+    for len in [244, 245, 250, 255] {
+        let opened = CheckpointStore::<u8>::open(dir.path().join("n".repeat(len)));
+        match opened {
+            Ok(store) => {
+                assert_eq!(len, 244);
+                assert_eq!(store.put(&key(1), 1, &1).unwrap(), Put::Stored);
+                fs::remove_file(beside(store.path(), ".lock")).unwrap();
+                fs::remove_file(store.path()).unwrap();
+            }
+            Err(err) => {
+                assert_eq!((len > 244, err.kind()), (true, ErrorKind::Unsupported));
+                assert!(err.to_string().contains("shorter"), "{err}");
+            }
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "{len}");
+    }
+}
+
 // --- against a map ---
 
 #[derive(Clone, Debug)]
