@@ -25,6 +25,7 @@ pub(super) fn errors_of(call: &Call) -> Result<&'static [&'static str], &'static
         "getdents64" => &["EIO", "EINTR"],
         "read" | "pread64" => &["EIO", "EINTR"],
         "chmod" | "fchmod" | "fchmodat" => &["EIO", "EPERM", "EROFS"],
+        "fgetxattr" | "fsetxattr" | "fremovexattr" => &["EIO", "EACCES", "ENOSPC", "EOPNOTSUPP"],
         "utimensat" => &["EIO", "EACCES", "EPERM", "EROFS"],
         "ftruncate" | "lseek" | "fstatfs" => &["EIO"],
         "faccessat" | "faccessat2" | "access" => &["EIO", "EROFS"],
