@@ -26,7 +26,7 @@ use crate::report::{GcReport, KeptReason};
 use crate::root::Root;
 use crate::sidecar;
 use crate::staging;
-use crate::sys::{self, FileId, Kind, Meta, flock, temp};
+use crate::sys::{self, Errno, FileId, Kind, Meta, flock, temp};
 use crate::tree;
 
 /// Fails where nothing at all can be removed. What only some users may not remove is reported.
@@ -59,8 +59,7 @@ pub(crate) fn clear(root: &Arc<Root>) -> Result<GcReport> {
             }
             Ok(Some(Item::Entry(entry))) => remove_entry(root, &entry, &mut report)?,
             Ok(Some(_)) => {}
-            Err(err) if is_forbidden(&err) => report.note_unreadable(&err),
-            Err(err) => return Err(err),
+            Err(err) => pass_over(err, &mut report)?,
         }
     }
     sweep_into(root, &mut report)?;
@@ -97,7 +96,8 @@ fn remove_entry(root: &Arc<Root>, entry: &EntryPath, report: &mut GcReport) -> R
     let bytes = match entries::describe(root, entry) {
         Ok(Some(described)) => described.len(),
         Ok(None) => return Ok(()),
-        Err(err) if is_forbidden(&err) => None, // then it can hardly be removed, which is seen below
+        // Then it can hardly be removed, which is seen below.
+        Err(err) if excuse(&err).is_some() => None,
         Err(err) => return Err(err),
     };
     report.examined += 1;
@@ -131,6 +131,49 @@ fn remove_entry(root: &Arc<Root>, entry: &EntryPath, report: &mut GcReport) -> R
     Ok(())
 }
 
+/// What an error at one thing means for a collection: why that is kept, or (`None`) that nothing goes on.
+///
+/// This is the one rule. What is wrong with one thing must not keep the others from going, or a single odd
+/// object would let a store grow without end. So everything is excused and told, whatever the system calls it,
+/// but for what the next thing would meet as well: a disk or a mount that fails (`ends_all`), a base directory
+/// that is gone, a store that cannot be written at all, and what the caller did.
+/// The base directory, `tmp/` and the pins are of the whole store, so whoever lists those asks for no excuse.
+pub(crate) fn excuse(err: &Error) -> Option<KeptReason> {
+    match err.kind() {
+        // Something else is where a value, a lock file or a sidecar should be.
+        ErrorKind::Corrupt => Some(KeptReason::Foreign),
+        ErrorKind::Io | ErrorKind::ReadOnly => {
+            let source = std::error::Error::source(err)?;
+            excuse_io(source.downcast_ref()?)
+        }
+        _ => None,
+    }
+}
+
+fn excuse_io(err: &io::Error) -> Option<KeptReason> {
+    if sys::is_refused(err) {
+        return Some(KeptReason::NotPermitted);
+    }
+    (!ends_all(err)).then_some(KeptReason::Failed(err.kind()))
+}
+
+fn ends_all(err: &io::Error) -> bool {
+    const ENDS_ALL: [Errno; 10] = [
+        Errno::IO,
+        Errno::NOMEM,
+        Errno::MFILE,
+        Errno::NFILE,
+        Errno::NOLCK,
+        Errno::ROFS,
+        Errno::NODEV,
+        Errno::NOTCONN,
+        Errno::SHUTDOWN,
+        // Who expects that something may be gone does not get here.
+        Errno::NOENT,
+    ];
+    ENDS_ALL.iter().any(|errno| sys::is(err, *errno)) || err.kind() == io::ErrorKind::NotFound
+}
+
 /// Reports what kept an entry from being removed, where others can be removed all the same.
 pub(crate) fn keep_if_excused(
     root: &Root,
@@ -138,13 +181,20 @@ pub(crate) fn keep_if_excused(
     err: Error,
     report: &mut GcReport,
 ) -> Result<()> {
-    if is_forbidden(&err) {
-        report.keep(root, entry.value(), KeptReason::NotPermitted);
-    } else if err.kind() == ErrorKind::Corrupt {
-        // Something else is where its value or its lock file should be.
-        report.keep_at(&err, KeptReason::Foreign);
-    } else {
-        return Err(err);
+    match excuse(&err) {
+        Some(KeptReason::Foreign) => report.keep_at(&err, KeptReason::Foreign),
+        Some(reason) => report.keep(root, entry.value(), reason),
+        None => return Err(err),
+    }
+    Ok(())
+}
+
+/// Reports what could not be looked at, where the rest can be all the same.
+pub(crate) fn pass_over(err: Error, report: &mut GcReport) -> Result<()> {
+    match excuse(&err) {
+        Some(KeptReason::Foreign) => report.keep_at(&err, KeptReason::Foreign),
+        Some(reason) => report.note_unreadable(&err, reason),
+        None => return Err(err),
     }
     Ok(())
 }
@@ -220,11 +270,6 @@ fn look_at_tree(
     Ok(Some(looked))
 }
 
-/// Whether an error means only that something is another user's.
-pub(crate) fn is_forbidden(err: &Error) -> bool {
-    err.io_kind() == Some(io::ErrorKind::PermissionDenied)
-}
-
 pub(crate) fn remove_under(lock: KeyLock) -> Result<bool> {
     match lock.root().kind {
         StoreKind::Files => publish::remove_file(&lock),
@@ -254,8 +299,7 @@ fn sweep_into(root: &Arc<Root>, report: &mut GcReport) -> Result<()> {
             Ok(Some(Item::Directory(path, _))) => directories.push(path),
             Ok(Some(Item::Entry(_))) => {}
             Ok(Some(Item::Stranger(path))) => report.keep(root, path, KeptReason::Foreign),
-            Err(err) if is_forbidden(&err) => report.note_unreadable(&err),
-            Err(err) => return Err(err),
+            Err(err) => pass_over(err, report)?,
         }
     }
     // The deepest first. What is not empty stays, whoever filled it meanwhile.
@@ -292,9 +336,10 @@ pub(crate) fn sweep_beside(
     match take_beside(root, entry, mode) {
         Ok(true) => report.note_swept(root, path),
         Ok(false) => {}
-        Err(err) if is_forbidden(&err) => report.keep_at(&err, KeptReason::NotPermitted),
-        Err(err) if err.kind() == ErrorKind::Corrupt => report.keep_at(&err, KeptReason::Foreign),
-        Err(err) => return Err(err),
+        Err(err) => match excuse(&err) {
+            Some(reason) => report.keep_at(&err, reason),
+            None => return Err(err),
+        },
     }
     Ok(())
 }
@@ -312,6 +357,9 @@ fn take_beside(root: &Arc<Root>, entry: &EntryPath, mode: Mode) -> Result<bool> 
     };
     if root.kind == StoreKind::Dirs && is_needed()? {
         return Ok(false);
+    }
+    if root.kind == StoreKind::Dirs {
+        sidecar::check_regular(root, entry)?;
     }
     let at = || root.absolute(entry.lock());
     // A directory that is no entry may be somebody's tree, with a `Cargo.lock` in it.
@@ -404,10 +452,14 @@ pub(crate) fn sweep_staged(root: &Arc<Root>, report: &mut GcReport, mode: Mode) 
                     report.would_sweep_bytes += staged_bytes(root, &Path::new(TMP).join(&stem));
                 }
             }
-            Err(err) if sys::is_refused(&err) => report.keep(root, path, KeptReason::NotPermitted),
             // No room for the lock file of a staged tree that has lost it: another time.
             Err(err) if err.kind() == io::ErrorKind::StorageFull => {}
-            Err(err) => return Err(err).writing("sweep what is staged", || root.absolute(&path)),
+            Err(err) => match excuse_io(&err) {
+                Some(reason) => report.keep(root, path, reason),
+                None => {
+                    return Err(err).writing("sweep what is staged", || root.absolute(&path));
+                }
+            },
         }
     }
     Ok(())

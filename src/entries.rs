@@ -199,7 +199,8 @@ impl Walk {
                     return Ok(Some(Item::Entry(entry)));
                 }
             }
-            if kind != Kind::Dir {
+            // Somebody else's directories may be deeper than paths can be long.
+            if kind != Kind::Dir || !layout::can_hold_entries(&path) {
                 return Ok(Some(Item::Stranger(path)));
             }
             let is_empty = self.descend(path.clone())?;

@@ -222,12 +222,7 @@ impl Collection<'_> {
                     match collect::look(root, &entry, self.policy.needs_sizes()) {
                         Ok(Some(looked)) => self.note(number, &entry, &looked, &pinned),
                         Ok(None) => {}
-                        Err(err) if collect::is_forbidden(&err) => {
-                            self.report.note_unreadable(&err);
-                        }
-                        Err(err) => {
-                            collect::keep_if_excused(root, &entry, err, &mut self.report)?;
-                        }
+                        Err(err) => collect::pass_over(err, &mut self.report)?,
                     }
                 }
                 Ok(Some(Item::Beside(entry, path))) => {
@@ -238,8 +233,7 @@ impl Collection<'_> {
                 Ok(Some(Item::Stranger(path))) => {
                     self.report.keep(root, path, KeptReason::Foreign);
                 }
-                Err(err) if collect::is_forbidden(&err) => self.report.note_unreadable(&err),
-                Err(err) => return Err(err),
+                Err(err) => collect::pass_over(err, &mut self.report)?,
             }
         }
     }

@@ -84,6 +84,11 @@ pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     suffixed.into()
 }
 
+/// Whether a key's path can lead through this directory.
+pub(crate) fn can_hold_entries(directory: &Path) -> bool {
+    directory.as_os_str().len() < MAX_PATH
+}
+
 /// Why these bytes cannot be a key's path, if they cannot.
 fn flaw(path: &[u8]) -> Option<&'static str> {
     if path.is_empty() {

@@ -18,7 +18,7 @@ use crate::lock::KeyLock;
 use crate::options::Durability;
 use crate::presence::{self, Seen};
 use crate::root::Root;
-use crate::sidecar::{self, ManifestId, Sidecar, TreeId};
+use crate::sidecar::{self, ManifestId, Said, Sidecar, TreeId};
 use crate::staging::{StagedDir, StagedFile};
 use crate::sys::{self, Errno, FileId, Kind, Meta};
 use crate::tree;
@@ -246,6 +246,11 @@ pub(crate) fn clear_remains(lock: &KeyLock) -> Result<bool> {
     let (root, entry) = (lock.root(), lock.entry());
     let at = || root.absolute(entry.value());
     match presence::look(root, entry)? {
+        Seen::Tree {
+            beside: Some(beside),
+        } if matches!(beside.said, Said::Foreign) => {
+            return Err(sidecar::irregular(root, entry));
+        }
         Seen::Tree { .. } | Seen::Damaged => return Ok(true),
         Seen::Dead => {
             dispose::delete(root, entry.value()).writing("delete what is left of a tree", at)?
@@ -253,11 +258,7 @@ pub(crate) fn clear_remains(lock: &KeyLock) -> Result<bool> {
         Seen::Nothing => {}
     }
     // Looked for first, because a store that cannot be written would refuse to remove even nothing.
-    let sidecar = root.dir.look(entry.sidecar());
-    if sidecar
-        .reading("look for what was known of a tree", at)?
-        .is_some()
-    {
+    if sidecar::check_regular(root, entry)? {
         sys::absent_is_none(root.dir.unlink(entry.sidecar()))
             .writing("remove what was known of a tree", at)?;
     }

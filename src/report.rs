@@ -1,6 +1,7 @@
 //! What came of a collection: plain data.
 
 use std::collections::HashSet;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::error::Error;
@@ -35,8 +36,8 @@ pub struct GcReport {
     pub kept: Vec<Kept>,
     /// How many there are of those, if they are more.
     pub kept_count: u64,
-    /// Directories and entries that could not be looked at. What is in them counts as nothing, so the limits
-    /// may not hold although they seem to; whoever owns those can tell.
+    /// Directories and entries that could not be looked at, for the reason that is in `kept`. What is in them
+    /// counts as nothing, so the limits may not hold although they seem to; whoever owns those can tell.
     pub unreadable: u64,
     /// The limits that do not hold all the same, because of what was kept; in a dry run, that would not.
     /// Free space is asked for again in the end: what somebody still has open is not free.
@@ -113,6 +114,10 @@ pub enum KeptReason {
     ByCaller,
     /// It was used or replaced after the collection had looked at it.
     Changed,
+    /// The operating system refused, for a reason that concerns only this: something is mounted in it,
+    /// somebody fills it while it is deleted, its paths are too long; or the disk is full, and there is no
+    /// spare file to lock it with.
+    Failed(io::ErrorKind),
 }
 
 /// How far a collection is.
@@ -144,10 +149,10 @@ impl GcReport {
         self.keep_absolute(err.path().unwrap_or(Path::new("")).to_path_buf(), reason);
     }
 
-    /// What may not even be looked at.
-    pub(crate) fn note_unreadable(&mut self, err: &Error) {
+    /// What cannot even be looked at.
+    pub(crate) fn note_unreadable(&mut self, err: &Error, reason: KeptReason) {
         let path = err.path().unwrap_or(Path::new("")).to_path_buf();
-        let is_new = self.keep_absolute(path, KeptReason::NotPermitted);
+        let is_new = self.keep_absolute(path, reason);
         self.unreadable += u64::from(is_new);
     }
 
@@ -157,7 +162,10 @@ impl GcReport {
         // A sweep meets what was met before it again. That is never much, but what is too recent can be.
         let repeats = matches!(
             reason,
-            KeptReason::Foreign | KeptReason::NotPermitted | KeptReason::InUse
+            KeptReason::Foreign
+                | KeptReason::NotPermitted
+                | KeptReason::InUse
+                | KeptReason::Failed(_)
         );
         if repeats && self.met.len() < MOST_LISTED && !self.met.insert(kept.clone()) {
             return false;

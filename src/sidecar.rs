@@ -11,10 +11,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use data_encoding::HEXLOWER;
 
 use crate::digest::{self, OURS_LEN};
+use crate::error::{Error, IoContext, Result};
 use crate::layout::EntryPath;
 use crate::lock::record::{escape, unescape};
 use crate::root::Root;
-use crate::sys::{self, Kind, Meta, host};
+use crate::sys::{self, Errno, Kind, Meta, host};
 use crate::trust::Standing;
 
 const FIRST_LINE: &str = "larder-tree 1";
@@ -239,7 +240,22 @@ impl Beside {
 
 /// Looks at the sidecar of an entry. `None` if there is none.
 pub(crate) fn beside(root: &Root, entry: &EntryPath) -> io::Result<Option<Beside>> {
-    let Some(file) = sys::absent_is_none(root.dir.open_read(entry.sidecar()))? else {
+    let file = match root.dir.open_read(entry.sidecar()) {
+        // A symbolic link, or a socket.
+        Err(err) if sys::is(&err, Errno::LOOP) || sys::is(&err, Errno::NXIO) => {
+            let found = root.dir.look(entry.sidecar())?;
+            return match found {
+                Some(meta) if meta.kind == Kind::File => Err(err), // it changed just now
+                found => Ok(found.map(|meta| Beside {
+                    dead: false,
+                    said: Said::Foreign,
+                    used: meta.modified,
+                })),
+            };
+        }
+        opened => sys::absent_is_none(opened)?,
+    };
+    let Some(file) = file else {
         return Ok(None);
     };
     let meta = sys::fstat(&file)?;
@@ -252,6 +268,26 @@ pub(crate) fn beside(root: &Root, entry: &EntryPath) -> io::Result<Option<Beside
         said,
         used: meta.modified,
     }))
+}
+
+/// Refuses an entry beside which something stands that no store makes, and that none may take away: an
+/// error if there is anything but a file where its sidecar should be. `false`: there is nothing.
+pub(crate) fn check_regular(root: &Root, entry: &EntryPath) -> Result<bool> {
+    let found = root.dir.look(entry.sidecar());
+    let found = found.reading("look for what was known of a tree", || {
+        root.absolute(entry.value())
+    })?;
+    match found {
+        Some(meta) if meta.kind != Kind::File => Err(irregular(root, entry)),
+        found => Ok(found.is_some()),
+    }
+}
+
+pub(crate) fn irregular(root: &Root, entry: &EntryPath) -> Error {
+    Error::corrupt(
+        root.absolute(entry.sidecar()),
+        "there is no file where what is known of a tree should be; move it away",
+    )
 }
 
 fn said(file: File, meta: &Meta) -> io::Result<Said> {

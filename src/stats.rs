@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::collect::is_forbidden;
+use crate::collect::excuse;
 use crate::entries::{Item, Walk, describe, owner};
 use crate::error::{IoContext, Result};
 use crate::layout::{EntryPath, LOCK_SUFFIX, TMP};
@@ -82,7 +82,7 @@ pub(crate) fn of(root: &Arc<Root>) -> Result<Stats> {
                 return Ok(stats);
             }
             Ok(Some(Item::Entry(entry))) => match count_entry(root, &entry, &pinned, &mut stats) {
-                Err(err) if is_forbidden(&err) => stats.unreadable += 1,
+                Err(err) if excuse(&err).is_some() => stats.unreadable += 1,
                 counted => counted?,
             },
             Ok(Some(Item::Beside(_, path))) => {
@@ -99,7 +99,7 @@ pub(crate) fn of(root: &Arc<Root>) -> Result<Stats> {
                 }
             }
             Ok(Some(Item::Directory(..) | Item::Stranger(_))) => {}
-            Err(err) if is_forbidden(&err) => stats.unreadable += 1,
+            Err(err) if excuse(&err).is_some() => stats.unreadable += 1,
             Err(err) => return Err(err),
         }
     }

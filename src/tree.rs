@@ -118,11 +118,16 @@ pub(crate) fn walk_quietly(
         }
     }
     let mut was_refused = false;
-    let mut left = vec![tree.to_path_buf()];
+    // By its descriptor: below the tree's path, which may be longer than that below which it was made,
+    // the longest paths in it are none any more.
+    let Some(tree) = left_out(root.dir.open_dir(tree), &mut was_refused)? else {
+        return Ok(!was_refused);
+    };
+    let mut left = vec![PathBuf::from(".")];
     while let Some(path) = left.pop() {
-        for found in left_out(root.dir.list_quietly(&path), &mut was_refused)?.unwrap_or_default() {
+        for found in left_out(tree.list_quietly(&path), &mut was_refused)?.unwrap_or_default() {
             let inside = path.join(&found.name);
-            let Some(meta) = left_out(root.dir.stat(&inside), &mut was_refused)? else {
+            let Some(meta) = left_out(tree.stat(&inside), &mut was_refused)? else {
                 continue;
             };
             each(&meta);

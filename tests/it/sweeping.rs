@@ -4,23 +4,30 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use larder::__fault::{Fault, arm, disarm};
 use larder::{
-    DirLease, Durability, ErrorKind, KVDirStore, KVFileStore, KeptReason, PathKey, StoreOptions,
+    DirLease, Durability, ErrorKind, GcPolicy, KVDirStore, KVFileStore, KeptReason, PathKey,
+    StoreOptions,
 };
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Resource, Rlimit, setrlimit};
 
-use crate::support::{Random, Worker, empty_store, in_memory, listing, tempdir};
+use crate::support::{Random, Worker, empty_store, in_memory, is_root, listing, tempdir};
 use crate::worker::{hear, say};
 
 const SWEEP: &str = "sweeping-sweep";
 const DEEP: &str = "sweeping-deep";
+const FILLED: &str = "sweeping-filled";
 
 /// A key whose tree is at the top of the base directory.
 struct Flat<'a>(&'a str);
@@ -45,6 +52,7 @@ pub(crate) fn play(role: &str, args: &[&str]) -> bool {
     match role {
         SWEEP => sweep_and_clear(args),
         DEEP => go_deep(args),
+        FILLED => collect_what_is_filled(args),
         _ => return false,
     }
     true
@@ -418,4 +426,190 @@ fn a_holder_whose_lock_file_was_deleted_does_not_delete_the_next_ones() {
     assert!(trees.try_lock("key").unwrap().is_none());
     drop(second);
     assert_eq!(listing(trees.base()), empty_store());
+}
+
+// --- odd things ---
+
+/// Two trees, the second of which something odd is done to.
+fn with_odd(base: &Path, make: impl Fn(&Path, &Path)) -> KVDirStore {
+    let store = open(base);
+    drop(store.get_or_set(&Flat("good"), text).unwrap());
+    drop(store.get_or_set(&Flat("odd"), text).unwrap());
+    make(base, &base.join("odd"));
+    store
+}
+
+fn replace_sidecar(tree: &Path, with: impl Fn(&Path)) {
+    let sidecar = tree.with_extension("larder");
+    std::fs::remove_file(&sidecar).unwrap();
+    with(&sidecar);
+}
+
+fn mount_tmpfs(on: &Path) {
+    let flags = rustix::mount::MountFlags::empty();
+    rustix::mount::mount("tmpfs", on, "tmpfs", flags, c"size=1m").unwrap();
+}
+
+/// Each of these ended every collection with an error, so that nothing was ever collected.
+#[test]
+fn one_odd_thing_is_kept_and_told_and_the_rest_goes() {
+    type Make = fn(&Path, &Path);
+    let busy = KeptReason::Failed(io::ErrorKind::ResourceBusy);
+    let foreign = KeptReason::Foreign;
+    let mut odd: Vec<(&str, Make, &str, KeptReason)> = vec![
+        (
+            "an orphan sidecar that is a directory",
+            |base, _| std::fs::create_dir_all(base.join("A/B/C/x.larder")).unwrap(),
+            "A/B/C/x.larder",
+            foreign,
+        ),
+        (
+            "a sidecar that is a directory",
+            |_, tree| replace_sidecar(tree, |at| std::fs::create_dir(at).unwrap()),
+            "odd.larder",
+            foreign,
+        ),
+        (
+            "a sidecar that is a link",
+            |_, tree| replace_sidecar(tree, |at| symlink("nowhere", at).unwrap()),
+            "odd.larder",
+            foreign,
+        ),
+        (
+            "a sidecar that is a socket",
+            |_, tree| replace_sidecar(tree, |at| drop(UnixListener::bind(at).unwrap())),
+            "odd.larder",
+            foreign,
+        ),
+        (
+            "a foreign directory that is too deep for paths",
+            |base, _| {
+                std::fs::create_dir(base.join("deep")).unwrap();
+                nest(&base.join("deep"), "a-long-name").unwrap();
+            },
+            "deep/",
+            foreign,
+        ),
+    ];
+    if is_root("one_odd_thing_is_kept_and_told_and_the_rest_goes, with mounts") {
+        odd.push((
+            "a mount on a tree",
+            |_, tree| mount_tmpfs(tree),
+            "odd",
+            busy,
+        ));
+        odd.push((
+            "a mount in what is dead",
+            |base, _| {
+                let point = base.join("tmp/dead-0123456789/point");
+                std::fs::create_dir_all(&point).unwrap();
+                mount_tmpfs(&point);
+            },
+            "tmp/dead-0123456789",
+            busy,
+        ));
+    }
+    let all = GcPolicy::default().max_entries(0).min_idle(Duration::ZERO);
+    for (what, make, path, reason) in odd {
+        for how in ["gc", "clear", "sweep"] {
+            let dir = in_memory();
+            let store = with_odd(dir.path(), make);
+            store.stats().unwrap();
+            let report = match how {
+                "gc" => store.gc(&all),
+                "clear" => store.clear(),
+                _ => store.sweep(),
+            };
+            let left: Vec<_> = ["odd/point", "odd", "tmp/dead-0123456789/point"]
+                .map(|mounted| dir.path().join(mounted))
+                .into_iter()
+                .filter(|mounted| unmount(mounted, UnmountFlags::DETACH).is_ok())
+                .collect();
+            println!("{what}, {how}: {left:?}");
+            let report = report.unwrap();
+            let is_told = report.kept.iter().any(|kept| {
+                let name = kept.path.strip_prefix(dir.path()).unwrap();
+                let name = name.to_str().unwrap();
+                let is_it = name == path || path.ends_with('/') && name.starts_with(path);
+                is_it && kept.reason == reason
+            });
+            // A sweep takes no trees, so it has nothing to say of what is theirs.
+            assert!(
+                is_told || how == "sweep" && path.starts_with("odd"),
+                "{:?}",
+                report.kept
+            );
+            if how != "sweep" {
+                assert!(!store.contains(&Flat("good")).unwrap());
+            }
+            assert!(store.check().is_ok());
+            assert!(store.repair().is_ok());
+            let _ = std::fs::remove_dir_all(dir.path()); // which is deep
+        }
+    }
+}
+
+/// BASE AT: collects all, and the call of this number finds its directory filled; says the first that is
+/// an `rmdir`, and what was removed and kept.
+fn collect_what_is_filled(args: &[&str]) {
+    let store = open(args[0]);
+    let at: Option<usize> = args[1].parse().ok();
+    arm(at.map(|at| (at, Fault::Fail(Errno::NOTEMPTY.raw_os_error()))));
+    let report = store.gc(&GcPolicy::default().max_entries(0).min_idle(Duration::ZERO));
+    let calls = disarm();
+    let rmdir = calls.iter().position(|call| *call == "rmdir").unwrap();
+    let report = report.unwrap();
+    say(&format!("{rmdir} {} {:?}", report.removed, report.kept));
+}
+
+/// Somebody is in a tree that was removed, and fills it again and again.
+#[test]
+fn what_is_filled_while_it_is_deleted_is_kept_and_the_rest_goes() {
+    let collect = |at: &str| {
+        let dir = in_memory();
+        with_odd(dir.path(), |_, _| {});
+        std::fs::create_dir_all(dir.path().join("tmp/dead-0123456789")).unwrap();
+        let mut worker = Worker::start(FILLED, &[dir.path().to_str().unwrap(), at]);
+        let said = worker.expect("");
+        worker.finish();
+        said
+    };
+    let said = collect("never");
+    assert!(said.ends_with(" 2 []"), "{said}");
+    let said = collect(said.split(' ').next().unwrap());
+    let is_kept = said.contains("tmp/dead-0123456789") && said.contains("DirectoryNotEmpty");
+    assert!(said.contains(" 2 [Kept {") && is_kept, "{said}");
+}
+
+/// Below `tmp/`, where it was made, its paths fit; below its key's path they did not.
+#[test]
+fn a_tree_whose_paths_only_just_fit_is_measured_and_collected() {
+    const MOST: usize = 4095;
+    struct Long;
+    impl PathKey for Long {
+        fn key(&self) -> PathBuf {
+            ["k".repeat(200), "e".repeat(200), "y".repeat(200)]
+                .iter()
+                .collect()
+        }
+    }
+    let dir = in_memory();
+    let store = open(dir.path());
+    let lease = store.get_or_set(&Long, |tree| {
+        let mut at: OwnedFd = std::fs::File::open(tree)?.into();
+        let room = MOST - "tmp/t-0123456789".len();
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        for _ in 0..room / 100 {
+            let name = "d".repeat(99);
+            rustix::fs::mkdirat(&at, &*name, Mode::from_raw_mode(0o777))?;
+            at = rustix::fs::openat(&at, &*name, flags, Mode::empty())?;
+        }
+        Ok(())
+    });
+    drop(lease.unwrap());
+    assert_eq!(store.stats().unwrap().unreadable, 0);
+    let all = GcPolicy::default().max_size(0).min_idle(Duration::ZERO);
+    let report = store.gc(&all).unwrap();
+    assert_eq!((report.removed, report.kept), (1, vec![]));
+    assert_eq!(listing(dir.path()), empty_store());
 }

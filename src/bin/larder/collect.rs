@@ -252,14 +252,16 @@ fn limit(reason: GcReason) -> &'static str {
     }
 }
 
-fn reason(reason: KeptReason) -> &'static str {
-    match reason {
+fn reason(reason: KeptReason) -> String {
+    let reason = match reason {
         KeptReason::InUse => "in use",
         KeptReason::NotPermitted => "not permitted",
         KeptReason::Foreign => "not of the store",
         KeptReason::TooRecent => "just used",
         KeptReason::Pinned => "pinned",
         KeptReason::Changed => "changed meanwhile",
+        KeptReason::Failed(cause) => return format!("failed: {cause}"),
         _ => "kept",
-    }
+    };
+    reason.to_owned()
 }
