@@ -43,13 +43,18 @@ pub(crate) enum Mode {
     DryRun,
 }
 
-/// Removes every entry that nobody uses and that is not pinned, then sweeps.
+/// Removes every entry that nobody uses and that is not pinned, and sweeps.
 pub(crate) fn clear(root: &Arc<Root>) -> Result<GcReport> {
     check_writable(root, "clear the store")?;
     let mut report = GcReport::default();
+    // Before anything else, because on a full disk nothing can be locked without the spare file, and who
+    // was killed with it has left it as a lock file. What is kept is told by the sweep at the end.
+    let swept = sweep(root)?;
+    (report.swept, report.swept_paths) = (swept.swept, swept.swept_paths);
     let pinned = Pinned::read(root)?;
     let mut walk = Walk::new(root);
     walk.start()?;
+    let mut without_room = Vec::new();
     loop {
         match walk.next() {
             Ok(None) => break,
@@ -57,13 +62,40 @@ pub(crate) fn clear(root: &Arc<Root>) -> Result<GcReport> {
                 report.examined += 1;
                 report.keep(root, entry.value(), KeptReason::Pinned);
             }
-            Ok(Some(Item::Entry(entry))) => remove_entry(root, &entry, &mut report)?,
+            Ok(Some(Item::Entry(entry))) => {
+                let bytes = match entries::describe(root, &entry) {
+                    Ok(Some(described)) => described.len(),
+                    Ok(None) => continue,
+                    // Then it can hardly be removed, which is seen below.
+                    Err(err) if excuse(&err).is_some() => None,
+                    Err(err) => return Err(err),
+                };
+                report.examined += 1;
+                match remove_entry(root, &entry, bytes, &mut report) {
+                    Err(err) if has_no_room(&err) => without_room.push((entry, bytes)),
+                    Err(err) => keep_if_excused(root, &entry, err, &mut report)?,
+                    Ok(()) => {}
+                }
+            }
             Ok(Some(_)) => {}
             Err(err) => pass_over(err, &mut report)?,
         }
     }
+    // What went meanwhile may have made room for their lock files.
+    for (entry, bytes) in without_room {
+        if let Err(err) = remove_entry(root, &entry, bytes, &mut report) {
+            keep_if_excused(root, &entry, err, &mut report)?;
+        }
+    }
     sweep_into(root, &mut report)?;
     Ok(report)
+}
+
+fn has_no_room(err: &Error) -> bool {
+    matches!(
+        err.io_kind(),
+        Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    )
 }
 
 /// Takes the lock of an entry that was seen a while ago, without waiting. `Absent`: it is none any more.
@@ -92,41 +124,28 @@ pub(crate) fn lock_seen(root: &Arc<Root>, entry: &EntryPath) -> Result<Tried> {
     }
 }
 
-fn remove_entry(root: &Arc<Root>, entry: &EntryPath, report: &mut GcReport) -> Result<()> {
-    let bytes = match entries::describe(root, entry) {
-        Ok(Some(described)) => described.len(),
-        Ok(None) => return Ok(()),
-        // Then it can hardly be removed, which is seen below.
-        Err(err) if excuse(&err).is_some() => None,
-        Err(err) => return Err(err),
-    };
-    report.examined += 1;
-    let removed = match lock_seen(root, entry) {
+fn remove_entry(
+    root: &Arc<Root>,
+    entry: &EntryPath,
+    bytes: Option<u64>,
+    report: &mut GcReport,
+) -> Result<()> {
+    match lock_seen(root, entry)? {
         // Perhaps only since this began.
-        Ok(Tried::Lock(_)) if pins::is_pinned(root, entry)? => {
+        Tried::Lock(_) if pins::is_pinned(root, entry)? => {
             report.keep(root, entry.value(), KeptReason::Pinned);
-            return Ok(());
         }
-        Ok(Tried::Lock(lock)) => {
+        Tried::Lock(lock) => {
             // What cannot be measured can hardly be removed, which says so.
             let frees = look(root, entry, true).map_or(0, |found| found.map_or(0, |it| it.frees));
-            remove_under(lock).map(|removed| removed.then_some(frees))
+            if remove_under(lock)? {
+                report.removed += 1;
+                report.removed_bytes += bytes.unwrap_or(0);
+                report.freed_bytes += frees;
+            }
         }
-        Ok(Tried::Absent) => return Ok(()),
-        Ok(Tried::Busy) => {
-            report.keep(root, entry.value(), KeptReason::InUse);
-            return Ok(());
-        }
-        Err(err) => Err(err),
-    };
-    match removed {
-        Ok(Some(frees)) => {
-            report.removed += 1;
-            report.removed_bytes += bytes.unwrap_or(0);
-            report.freed_bytes += frees;
-        }
-        Ok(None) => {}
-        Err(err) => keep_if_excused(root, entry, err, report)?,
+        Tried::Absent => {}
+        Tried::Busy => report.keep(root, entry.value(), KeptReason::InUse),
     }
     Ok(())
 }
@@ -307,6 +326,9 @@ fn sweep_into(root: &Arc<Root>, report: &mut GcReport) -> Result<()> {
     for path in directories {
         let _ = remove_if_empty(root, path); // what cannot be removed stays
     }
+    // Only now, because there may have been no room for it before. Without it, what follows needs a little
+    // room for lock files.
+    let _ = root.keep_spare();
     Ok(())
 }
 

@@ -5,7 +5,6 @@
 //! pinned. What the limits still ask for after something was kept, they ask of others.
 
 use std::ffi::OsStr;
-use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -384,10 +383,7 @@ impl Collection<'_> {
                 Ok(Tried::Lock(lock)) => Some(lock),
                 Ok(Tried::Absent) => return Ok(Fate::Gone),
                 Ok(Tried::Busy) => return Ok(Fate::Kept(KeptReason::InUse)),
-                // The disk is full, and somebody has the spare. Others have a lock file.
-                Err(err) if err.io_kind() == Some(io::ErrorKind::StorageFull) => {
-                    return Ok(Fate::Kept(KeptReason::InUse));
-                }
+                // Also where the disk is full, and somebody has the spare. Others have a lock file.
                 Err(err) => return Err(err),
             }
         };

@@ -18,7 +18,7 @@ use crate::entries::{Item, Walk, owner};
 use crate::error::{Error, IoContext, Result};
 use crate::footer::{self, NoFooter};
 use crate::layout::{
-    CACHEDIR_TAG, EntryPath, GC_LOCK, LOCK_SUFFIX, MARKER, SIDECAR_SUFFIX, TMP, with_suffix,
+    CACHEDIR_TAG, EntryPath, GC_LOCK, LOCK_SUFFIX, MARKER, SIDECAR_SUFFIX, SPARE, TMP, with_suffix,
 };
 use crate::marker::{Format, StoreKind};
 use crate::root::Root;
@@ -182,6 +182,7 @@ impl Looking<'_> {
             (TMP, Kind::Dir),
             (CACHEDIR_TAG, Kind::File),
             (GC_LOCK, Kind::File),
+            (SPARE, Kind::File),
         ] {
             match self.root.look_at_own(name)? {
                 Some(meta) if meta.kind != kind => {

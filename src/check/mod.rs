@@ -56,7 +56,7 @@ impl CheckOptions {
 pub enum FindingKind {
     /// The marker is missing, or is not what it was when the store was opened.
     Marker,
-    /// `tmp/`, `gc.lock` or `CACHEDIR.TAG` is missing, or is something else.
+    /// `tmp/`, `gc.lock`, `CACHEDIR.TAG` or `larder-spare` is missing, or is something else.
     Furniture,
     /// Nothing that a store puts there: a link, a socket, a file of somebody's.
     Foreign,

@@ -234,8 +234,8 @@ impl KVFileStore {
     }
 
     /// Mends what [`check`](Self::check) finds mendable: takes away what dead processes left and what
-    /// is damaged, takes write bits off, makes `tmp/`, `gc.lock` and `CACHEDIR.TAG` anew. What is
-    /// foreign, in use or another user's stays, and is in the report.
+    /// is damaged, takes write bits off, makes `tmp/`, `gc.lock`, `CACHEDIR.TAG` and `larder-spare`
+    /// anew. What is foreign, in use or another user's stays, and is in the report.
     ///
     /// # Errors
     ///

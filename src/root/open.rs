@@ -281,16 +281,14 @@ impl Root {
         }
     }
 
-    /// Makes sure that there is a spare file. Nothing is written to it, so it needs no sync.
-    pub(crate) fn keep_spare(&self) -> Result<()> {
+    /// Makes sure that there is a spare file. Nothing is written to it, so it needs no sync. `true`: there
+    /// was none.
+    pub(crate) fn keep_spare(&self) -> Result<bool> {
         let there = self.dir.look(SPARE);
-        if there
-            .writing("look for", || self.absolute(SPARE))?
-            .is_none()
-        {
-            self.make_own_file(SPARE, "", |_| Ok(()))?;
+        match there.writing("look for", || self.absolute(SPARE))? {
+            Some(_) => Ok(false),
+            None => self.make_own_file(SPARE, "", |_| Ok(())),
         }
-        Ok(())
     }
 
     /// Whether the marker says what it said when the store was opened.
@@ -315,7 +313,10 @@ impl Root {
                 made.push(name);
             }
         }
-        self.keep_spare()?; // none is missing where a collection has just used it
+        // On a full disk there may be room for it only after the sweep.
+        if matches!(self.keep_spare(), Ok(true)) {
+            made.push(SPARE);
+        }
         Ok(made)
     }
 

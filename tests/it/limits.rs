@@ -4,8 +4,12 @@ use std::collections::BTreeSet;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use larder::{Durability, Error, ErrorKind, KVDirStore, KVFileStore, StoreOptions, ValueWriter};
+use larder::{
+    Durability, Error, ErrorKind, GcPolicy, KVDirStore, KVFileStore, KeptReason, StoreOptions,
+    ValueWriter,
+};
 
 use crate::support::{Mount, empty_store, is_root, listing, tempdir};
 
@@ -315,6 +319,108 @@ fn a_disk_without_inodes_leaves_everything_as_it_was() {
     std::fs::remove_file(hog).unwrap();
     assert!(files.remove("old").unwrap());
     assert!(trees.remove("old").unwrap());
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+/// Who was killed with the spare file has left it as a lock file. `clear` swept only in the end, so that
+/// it failed, and everything stayed.
+#[test]
+fn a_full_disk_is_cleared_though_the_spare_was_lost() {
+    if !is_root("a_full_disk_is_cleared_though_the_spare_was_lost") {
+        return;
+    }
+    for of_trees in [false, true] {
+        for nth in 0..3 {
+            let mount = Mount::tmpfs("size=2m,nr_inodes=100");
+            let base = mount.path().join("store");
+            let clear = || match of_trees {
+                true => KVDirStore::new(&base)?.clear(),
+                false => KVFileStore::new(&base)?.clear(),
+            };
+            for key in ["0", "1", "2"] {
+                if of_trees {
+                    let store = KVDirStore::new(&base).unwrap();
+                    drop(store.get_or_set(key, |_| Ok(())).unwrap());
+                } else {
+                    let store = KVFileStore::new(&base).unwrap();
+                    store.set(key, |w| Ok(w.write_all(b"text")?)).unwrap();
+                }
+            }
+            leave_inodes(&mount, 0);
+            let entries = match of_trees {
+                true => KVDirStore::new(&base).unwrap().entries(),
+                false => KVFileStore::new(&base).unwrap().entries(),
+            };
+            let paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path().into()).collect();
+            let lock = beside(&paths[nth], ".lock");
+            std::fs::rename(base.join("larder-spare"), lock).unwrap();
+            let report = clear().unwrap();
+            assert_eq!(
+                (report.removed, report.kept),
+                (3, vec![]),
+                "{of_trees} {nth}"
+            );
+            assert_eq!(report.examined, 3);
+            assert_eq!(listing(&base), empty_store());
+        }
+    }
+}
+
+#[test]
+fn what_a_full_disk_keeps_is_not_told_to_be_in_use() {
+    if !is_root("what_a_full_disk_keeps_is_not_told_to_be_in_use") {
+        return;
+    }
+    let mount = Mount::tmpfs("size=2m,nr_inodes=100");
+    let store = KVFileStore::new(mount.path().join("store")).unwrap();
+    store.set("key", |w| Ok(w.write_all(b"text")?)).unwrap();
+    leave_inodes(&mount, 0);
+    // Somebody has it just now.
+    let (spare, away) = (store.base().join("larder-spare"), mount.path().join("away"));
+    std::fs::rename(&spare, &away).unwrap();
+    let all = GcPolicy::default().max_entries(0).min_idle(Duration::ZERO);
+    for report in [store.gc(&all), store.clear()] {
+        let report = report.unwrap();
+        assert_eq!((report.removed, report.kept.len()), (0, 1));
+        let full = KeptReason::Failed(io::ErrorKind::StorageFull);
+        assert_eq!(report.kept[0].reason, full);
+    }
+    std::fs::rename(&away, &spare).unwrap();
+    assert_eq!(store.clear().unwrap().removed, 1);
+}
+
+#[test]
+fn a_lost_spare_file_is_found_missing_and_made_anew() {
+    let dir = tempdir();
+    let store = KVFileStore::new(dir.path()).unwrap();
+    let spare = dir.path().join("larder-spare");
+    type Make<'a> = &'a dyn Fn();
+    let makers: [(&str, Make<'_>); 4] = [
+        ("sweep", &|| drop(store.sweep().unwrap())),
+        ("clear", &|| drop(store.clear().unwrap())),
+        ("gc", &|| drop(store.gc(&GcPolicy::default()).unwrap())),
+        ("repair", &|| {
+            let report = store.check().unwrap();
+            let found: Vec<_> = report.findings.iter().map(|found| &found.path).collect();
+            assert_eq!(found, [&spare]);
+            assert!(report.findings[0].mendable);
+            let report = store.repair().unwrap();
+            let done: Vec<_> = report.done.iter().map(|done| &done.path).collect();
+            assert_eq!(done, [&spare]);
+            assert!(report.left.is_clean());
+        }),
+    ];
+    for (who, make) in makers {
+        std::fs::remove_file(&spare).unwrap();
+        make();
+        assert!(spare.exists(), "{who}");
+    }
+    assert!(store.check().unwrap().is_clean());
 }
 
 #[test]
