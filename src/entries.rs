@@ -14,8 +14,8 @@ use std::time::SystemTime;
 use crate::error::{IoContext, Result};
 use crate::footer;
 use crate::key::PathKey;
-use crate::layout::{self, EntryPath, LOCK_SUFFIX, SIDECAR_SUFFIX};
-use crate::marker::{Format, StoreKind};
+use crate::layout::{self, EntryPath, LOCK_SUFFIX, MARKER, SIDECAR_SUFFIX};
+use crate::marker::{self, Format, StoreKind};
 use crate::presence;
 use crate::root::Root;
 use crate::sidecar;
@@ -95,7 +95,7 @@ pub(crate) enum Item {
     Stranger(PathBuf),
 }
 
-/// Walks over everything below the base directory but the store's own names at its top.
+/// Walks over everything below the base directory but the store's own names at its top, and other stores.
 #[derive(Debug)]
 pub(crate) struct Walk {
     root: Arc<Root>,
@@ -122,7 +122,8 @@ impl Walk {
         self.descend(PathBuf::new()).map(drop)
     }
 
-    /// `true`: there is nothing in it.
+    /// `true`: there is nothing in it. What is in another store is that one's, so nothing of it is given
+    /// out; the name of its marker is in the listing, so that no other directory costs a call for it.
     fn descend(&mut self, path: PathBuf) -> Result<bool> {
         let at_top = path.as_os_str().is_empty();
         let listed = self
@@ -147,10 +148,26 @@ impl Walk {
         let mut names = listed;
         if at_top {
             names.retain(|found| !layout::is_reserved(found.name.as_bytes()));
+        } else if names.iter().any(|found| found.name == MARKER) && self.is_store(&path) {
+            return Ok(false);
         }
         let is_empty = names.is_empty();
         self.levels.push(Level { path, names });
         Ok(is_empty)
+    }
+
+    /// Whether the file of a marker's name is one: a value may be called so, too. What cannot be read is
+    /// taken for one, because it is not for this store to take away.
+    fn is_store(&self, path: &Path) -> bool {
+        let marker = path.join(MARKER);
+        match self.root.dir.look(&marker) {
+            Ok(Some(meta)) if meta.kind == Kind::File => {}
+            Ok(_) => return false,
+            Err(_) => return true,
+        }
+        let opened = self.root.dir.open_quietly(&marker);
+        let start = opened.and_then(|file| sys::read_start(&file, marker::MAX_BYTES));
+        start.map_or(true, |start| marker::is_any(&start))
     }
 
     /// Whether a directory is an entry although the listing had nothing beside it: a listing takes

@@ -9,6 +9,13 @@ use std::fmt;
 pub(crate) const MAX_BYTES: usize = 16 * 1024;
 
 const FIRST_LINE: &str = "larder-store 1";
+/// What the first line of any version begins with.
+const ANY_VERSION: &str = "larder-store ";
+
+/// Whether a file that begins like this is a marker, of any version.
+pub(crate) fn is_any(start: &[u8]) -> bool {
+    start.starts_with(ANY_VERSION.as_bytes())
+}
 
 /// What a store holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,7 +133,7 @@ impl Marker {
         let mut lines = text.split('\n');
         match lines.next() {
             Some(FIRST_LINE) => {}
-            Some(other) if other.starts_with("larder-store ") => {
+            Some(other) if other.starts_with(ANY_VERSION) => {
                 return Err(format!(
                     "its marker is of format {other:?}, and this version knows {FIRST_LINE:?}; use a newer one"
                 ));

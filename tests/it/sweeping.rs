@@ -2,7 +2,7 @@
 //! the store's.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
@@ -611,5 +611,77 @@ fn a_tree_whose_paths_only_just_fit_is_measured_and_collected() {
     let all = GcPolicy::default().max_size(0).min_idle(Duration::ZERO);
     let report = store.gc(&all).unwrap();
     assert_eq!((report.removed, report.kept), (1, vec![]));
+    assert_eq!(listing(dir.path()), empty_store());
+}
+
+// --- a store in a store ---
+
+/// `cache/` and `cache/unpacked/`: clearing the outer one took the inner one's marker and spare file for
+/// values, what it was just staging too, and its `gc.lock` for a lock file without a value.
+#[test]
+fn a_store_inside_a_store_is_left_alone() {
+    let all = GcPolicy::default().max_entries(0).min_idle(Duration::ZERO);
+    for outer_has_trees in [false, true] {
+        for inner_has_trees in [false, true] {
+            let dir = in_memory();
+            // Wherever it is in the walk.
+            let bases = ["unpacked", "A/B/unpacked"].map(|inner| dir.path().join(inner));
+            let options = StoreOptions::new().durability(Durability::None);
+            let files = |base: &Path| options.open_file_store(base).unwrap();
+            let write = |w: &mut larder::ValueWriter| Ok(w.write_all(b"text")?);
+            let (outer_files, outer_trees) = match outer_has_trees {
+                true => (None, Some(open(dir.path()))),
+                false => (Some(files(dir.path())), None),
+            };
+            for base in &bases {
+                if inner_has_trees {
+                    drop(open(base).get_or_set("key", text).unwrap());
+                } else {
+                    files(base).set("key", write).unwrap();
+                    files(base).set(&Flat("flat"), write).unwrap();
+                }
+                std::fs::write(base.join("tmp/f-0123456789"), "staged").unwrap();
+                std::fs::create_dir(base.join("empty")).unwrap();
+            }
+            let before = listing(dir.path());
+            macro_rules! with_outer {
+                ($store:ident => $do:expr) => {
+                    match (&outer_files, &outer_trees) {
+                        (Some($store), _) => $do,
+                        (_, Some($store)) => $do,
+                        _ => unreachable!(),
+                    }
+                };
+            }
+            assert_eq!(with_outer!(store => store.stats()).unwrap().entries, 0);
+            assert_eq!(with_outer!(store => store.entries()).count(), 0);
+            let found = with_outer!(store => store.check()).unwrap();
+            assert_eq!(found.findings, []);
+            let left = with_outer!(store => store.repair()).unwrap();
+            assert_eq!((left.mended, left.left.found), (0, 0));
+            for report in [
+                with_outer!(store => store.gc(&all)),
+                with_outer!(store => store.sweep()),
+                with_outer!(store => store.clear()),
+            ] {
+                let report = report.unwrap();
+                assert_eq!((report.examined, report.swept, report.kept), (0, 0, vec![]));
+            }
+            assert_eq!(listing(dir.path()), before);
+        }
+    }
+}
+
+#[test]
+fn a_value_that_is_called_like_a_marker_hides_nothing() {
+    let dir = tempdir();
+    let store = KVFileStore::new(dir.path()).unwrap();
+    for name in ["dir/larder-store", "dir/beside", "dir/below/it"] {
+        store
+            .set(&Flat(name), |w| Ok(w.write_all(b"text")?))
+            .unwrap();
+    }
+    assert_eq!(store.entries().count(), 3);
+    assert_eq!(store.clear().unwrap().removed, 3);
     assert_eq!(listing(dir.path()), empty_store());
 }
