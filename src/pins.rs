@@ -11,12 +11,12 @@ use std::path::{Path, PathBuf};
 
 use data_encoding::BASE64URL_NOPAD;
 
-use crate::digest;
-use crate::error::{Error, IoContext, Result};
+use crate::digest::{self, OURS_LEN};
+use crate::error::{IoContext, Result};
 use crate::key::PathKey;
 use crate::layout::{EntryPath, PINS};
 use crate::root::Root;
-use crate::sys;
+use crate::sys::{self, Found, Kind};
 
 /// No key's path is longer.
 const MAX_BYTES: usize = 2048;
@@ -49,9 +49,7 @@ pub(crate) struct Pinned(HashSet<Vec<u8>>);
 
 impl Pinned {
     pub(crate) fn read(root: &Root) -> Result<Self> {
-        let names = sys::absent_is_none(root.dir.list(PINS));
-        let names = names.reading("list the pins", || root.absolute(PINS))?;
-        let names = names.unwrap_or_default().into_iter();
+        let names = names(root)?.into_iter().filter(may_be_one);
         Ok(Pinned(names.map(|found| found.name.into_vec()).collect()))
     }
 
@@ -62,6 +60,50 @@ impl Pinned {
     pub(crate) fn has(&self, entry: &EntryPath) -> bool {
         !self.0.is_empty() && self.0.contains(name(entry).as_bytes())
     }
+}
+
+/// All that is in the directory of pins.
+pub(crate) fn names(root: &Root) -> Result<Vec<Found>> {
+    let names = sys::absent_is_none(root.dir.list(PINS));
+    let names = names.reading("list the pins", || root.absolute(PINS))?;
+    Ok(names.unwrap_or_default())
+}
+
+/// Whether something has the name and the kind of a pin.
+fn may_be_one(found: &Found) -> bool {
+    let digest = BASE64URL_NOPAD.decode(found.name.as_bytes());
+    let is_named = digest.is_ok_and(|digest| digest.len() == OURS_LEN);
+    is_named && found.kind.is_none_or(|kind| kind == Kind::File)
+}
+
+/// What is in the directory of pins.
+pub(crate) enum Seen {
+    Gone,
+    Stranger,
+    /// Of this key.
+    Pin(PathBuf),
+}
+
+pub(crate) fn look(root: &Root, found: &Found) -> Result<Seen> {
+    if !may_be_one(found) {
+        return Ok(Seen::Stranger);
+    }
+    let path = Path::new(PINS).join(&found.name);
+    let at = || root.absolute(&path);
+    let Some(meta) = root.dir.look(&path).reading("read a pin", at)? else {
+        return Ok(Seen::Gone);
+    };
+    if meta.kind != Kind::File {
+        return Ok(Seen::Stranger);
+    }
+    let opened = sys::absent_is_none(root.dir.open_read(&path));
+    let Some(file) = opened.reading("read a pin", at)? else {
+        return Ok(Seen::Gone);
+    };
+    let content = sys::read_start(&file, MAX_BYTES + 1).reading("read a pin", at)?;
+    let key = EntryPath::checked(PathBuf::from(OsStr::from_bytes(&content))).ok();
+    let key = key.filter(|key| found.name == *name(key));
+    Ok(key.map_or(Seen::Stranger, |key| Seen::Pin(key.value().to_path_buf())))
 }
 
 fn name(entry: &EntryPath) -> String {
@@ -126,28 +168,16 @@ pub(crate) fn unpin(root: &Root, entry: &EntryPath) -> Result<bool> {
     Ok(removed.is_some())
 }
 
-/// All pins, in the order of their paths.
+/// All pins, in the order of their paths. What is none is left to `check` to tell.
 pub(crate) fn list(root: &Root) -> Result<Vec<Pin>> {
-    let names = sys::absent_is_none(root.dir.list(PINS));
-    let names = names.reading("list the pins", || root.absolute(PINS))?;
     let mut pins = Vec::new();
-    for found in names.unwrap_or_default() {
-        let path = Path::new(PINS).join(&found.name);
-        let at = || root.absolute(&path);
-        let opened = sys::absent_is_none(root.dir.open_read(&path));
-        let Some(file) = opened.reading("read a pin", at)? else {
-            continue;
-        };
-        let content = sys::read_start(&file, MAX_BYTES + 1).reading("read a pin", at)?;
-        let key = EntryPath::checked(PathBuf::from(OsStr::from_bytes(&content)));
-        let key = key.ok().filter(|key| found.name == *name(key));
-        let key = key.ok_or_else(|| {
-            Error::corrupt(at(), "there is something that is no pin; move it away")
-        })?;
-        pins.push(Pin {
-            path: root.absolute(key.value()),
-            key: key.value().to_path_buf(),
-        });
+    for found in names(root)? {
+        if let Seen::Pin(key) = look(root, &found)? {
+            pins.push(Pin {
+                path: root.absolute(&key),
+                key,
+            });
+        }
     }
     pins.sort_by(|one, other| one.key.cmp(&other.key));
     Ok(pins)

@@ -18,9 +18,11 @@ use crate::entries::{Item, Walk, owner};
 use crate::error::{Error, IoContext, Result};
 use crate::footer::{self, NoFooter};
 use crate::layout::{
-    CACHEDIR_TAG, EntryPath, GC_LOCK, LOCK_SUFFIX, MARKER, SIDECAR_SUFFIX, SPARE, TMP, with_suffix,
+    CACHEDIR_TAG, EntryPath, GC_LOCK, LOCK_SUFFIX, MARKER, PINS, SIDECAR_SUFFIX, SPARE, TMP,
+    with_suffix,
 };
 use crate::marker::{Format, StoreKind};
+use crate::pins;
 use crate::root::Root;
 use crate::sidecar::{self, Said};
 use crate::staging;
@@ -55,6 +57,7 @@ pub(crate) fn each(
     }
     looking.furniture()?;
     looking.staged()?;
+    looking.pins()?;
     looking.walk()?;
     looking.confirm_suspects()?;
     Ok(looking.report)
@@ -229,6 +232,33 @@ impl Looking<'_> {
                 }
             } else {
                 self.tell(path, FindingKind::Foreign, "not of the store; move it away");
+            }
+        }
+        Ok(())
+    }
+
+    /// A pin is whole as soon as it has its name, so nobody at work explains another thing.
+    fn pins(&mut self) -> Result<()> {
+        match self.root.look_at_own(PINS)? {
+            Some(meta) if meta.kind != Kind::Dir => {
+                self.tell(PINS, FindingKind::Foreign, foreign(meta.kind));
+                return Ok(());
+            }
+            _ => {}
+        }
+        let names = match pins::names(self.root) {
+            Ok(names) => names,
+            Err(err) => return self.unreadable(err),
+        };
+        for found in names {
+            match pins::look(self.root, &found) {
+                Ok(pins::Seen::Stranger) => {
+                    let path = Path::new(PINS).join(&found.name);
+                    let what = "it is no pin; move it away";
+                    self.tell(path, FindingKind::Foreign, what);
+                }
+                Ok(pins::Seen::Gone | pins::Seen::Pin(_)) => {}
+                Err(err) => self.unreadable(err)?,
             }
         }
         Ok(())

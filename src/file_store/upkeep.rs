@@ -152,8 +152,7 @@ impl KVFileStore {
     ///
     /// # Errors
     ///
-    /// [`Io`](crate::ErrorKind::Io); [`Corrupt`](crate::ErrorKind::Corrupt) if something that is no pin is
-    /// among them.
+    /// [`Io`](crate::ErrorKind::Io). What is no pin is passed over; [`check`](Self::check) tells it.
     pub fn pins(&self) -> Result<Vec<Pin>> {
         pins::list(&self.root)
     }

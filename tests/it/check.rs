@@ -956,3 +956,61 @@ fn a_repair_is_killed_everywhere() {
         assert!(n > 100, "{which}");
     });
 }
+
+// --- pins ---
+
+/// A file of somebody's made `pins` fail, no check found it, and `stats` counted it.
+#[test]
+fn what_is_no_pin_is_told_and_hinders_no_pin() {
+    let dir = in_memory();
+    let store = Store::open("raw", dir.path());
+    let Store::Files(files) = &store else {
+        unreachable!()
+    };
+    let pins = dir.path().join("larder-pins");
+    files.pin("pinned").unwrap();
+    let pinned = fs::read_dir(&pins).unwrap().next().unwrap().unwrap();
+    // Two names as pins have them, of something else.
+    let like = |end: &str| {
+        let name = pinned.file_name().into_string().unwrap();
+        format!("{}{end}", &name[..name.len() - 2])
+    };
+    fs::write(pins.join("notes.txt"), "mine").unwrap();
+    fs::write(pins.join(like("AA")), "what").unwrap();
+    symlink("nowhere", pins.join("link")).unwrap();
+    symlink("nowhere", pins.join(like("AE"))).unwrap();
+    fs::create_dir(pins.join("dir")).unwrap();
+    drop(UnixListener::bind(pins.join("socket")).unwrap());
+    let foreign: BTreeSet<PathBuf> = [
+        "notes.txt",
+        &like("AA"),
+        "link",
+        &like("AE"),
+        "dir",
+        "socket",
+    ]
+    .iter()
+    .map(|name| pins.join(name))
+    .collect();
+    let keys = || -> Vec<PathBuf> { files.pins().unwrap().iter().map(PathKey::key).collect() };
+    assert_eq!(keys(), ["pinned".key()]);
+    let told = || {
+        let findings = store.check().findings;
+        assert!(findings.iter().all(|found| !found.mendable));
+        assert_eq!(kinds(&findings), vec![FindingKind::Foreign; 6]);
+        findings.into_iter().map(|found| found.path).collect()
+    };
+    assert_eq!(foreign, told());
+    // Whether a key is pinned, the name alone says.
+    assert_eq!(files.stats().unwrap().pinned_absent, 2);
+    assert!(files.unpin("pinned").unwrap());
+    assert_eq!(keys(), [] as [PathBuf; 0]);
+    assert_eq!(files.stats().unwrap().pinned_absent, 1);
+    assert_eq!(store.repair().unwrap().left.found, 6);
+    assert_eq!(foreign, told());
+    fs::remove_dir_all(&pins).unwrap();
+    fs::write(&pins, "").unwrap();
+    let findings = store.check().findings;
+    assert_eq!(kinds(&findings), [FindingKind::Foreign]);
+    assert_eq!(findings[0].path, pins);
+}
