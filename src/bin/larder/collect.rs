@@ -185,7 +185,7 @@ fn print(report: &GcReport, dry_run: bool, told: &Told) -> Result<(), Stop> {
 
 /// A count for each reason: of what is just used there can be any number.
 fn print_kept(report: &GcReport, told: &Told) -> Result<(), Stop> {
-    let mut counts: Vec<(&str, u64)> = Vec::new();
+    let mut counts: Vec<(String, u64)> = Vec::new();
     for kept in &report.kept {
         let why = reason(kept.reason);
         if told.verbose {
@@ -200,7 +200,7 @@ fn print_kept(report: &GcReport, told: &Told) -> Result<(), Stop> {
     // Beyond these, a report only counts.
     let listed = report.kept.len() as u64;
     if report.kept_count > listed {
-        counts.push(("more", report.kept_count - listed));
+        counts.push(("more".to_owned(), report.kept_count - listed));
     }
     if counts.is_empty() {
         return Ok(());
@@ -260,7 +260,7 @@ fn reason(reason: KeptReason) -> String {
         KeptReason::TooRecent => "just used",
         KeptReason::Pinned => "pinned",
         KeptReason::Changed => "changed meanwhile",
-        KeptReason::Failed(cause) => return format!("failed: {cause}"),
+        KeptReason::Failed(cause) => return cause.to_string(),
         _ => "kept",
     };
     reason.to_owned()
