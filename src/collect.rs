@@ -542,3 +542,46 @@ fn sweep_dir(root: &Root, path: &Path, mode: Mode) -> io::Result<bool> {
     discarded?;
     removed.map(|removed| removed.is_some())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_the_next_thing_would_meet_too_ends_a_collection() {
+        let excused = |errno: Errno| {
+            let err = io::Error::from(errno);
+            let of_the_system = excuse_io(&err);
+            let wrapped = Err::<(), _>(err).writing("remove", PathBuf::new);
+            assert_eq!(wrapped.map_err(|err| excuse(&err)), Err(of_the_system));
+            of_the_system
+        };
+        for errno in [Errno::IO, Errno::MFILE, Errno::NFILE, Errno::NOMEM] {
+            assert_eq!(excused(errno), None, "{errno:?}");
+        }
+        for errno in [Errno::ROFS, Errno::NODEV, Errno::NOENT] {
+            assert_eq!(excused(errno), None, "{errno:?}");
+        }
+        for errno in [Errno::ACCESS, Errno::PERM] {
+            assert_eq!(excused(errno), Some(KeptReason::NotPermitted), "{errno:?}");
+        }
+        for errno in [
+            Errno::ISDIR,
+            Errno::NOTDIR,
+            Errno::NOTEMPTY,
+            Errno::BUSY,
+            Errno::NAMETOOLONG,
+            Errno::NXIO,
+            Errno::LOOP,
+            Errno::XDEV,
+            Errno::NOSPC,
+            Errno::DQUOT,
+            Errno::STALE,
+        ] {
+            let kind = io::Error::from(errno).kind();
+            assert_eq!(excused(errno), Some(KeptReason::Failed(kind)), "{errno:?}");
+        }
+        let odd = Error::corrupt(PathBuf::new(), "it is odd");
+        assert_eq!(excuse(&odd), Some(KeptReason::Foreign));
+    }
+}
