@@ -1,7 +1,7 @@
 //! What to evict: a pure function of candidates, limits and the time.
 //!
 //! Does no I/O and knows no paths. Invariant: what it names is the least recently used of what may go,
-//! and no more of it than the limits ask for.
+//! and no more of it than the limits ask for; and each candidate is asked about once, whatever is kept.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -123,10 +123,16 @@ pub(crate) struct Goal {
 }
 
 impl Goal {
-    /// `free` is what each file system has.
-    pub(crate) fn new(policy: &GcPolicy, candidates: &[Candidate], free: &[u64]) -> Self {
+    /// `beside` is how many bytes are in the stores that no candidate has, and `free` what each file system
+    /// has.
+    pub(crate) fn new(
+        policy: &GcPolicy,
+        candidates: &[Candidate],
+        beside: u64,
+        free: &[u64],
+    ) -> Self {
         let percent = policy.percent();
-        let (bytes, entries) = totals(candidates);
+        let (bytes, entries) = totals(candidates, beside);
         let short = free.iter().map(|&free| match policy.min_free_bytes {
             Some(least) if free < least => {
                 let more = least - part(least, percent);
@@ -148,21 +154,17 @@ impl Goal {
 
     /// How much of it does not come back to any.
     pub(crate) fn short(&self) -> u64 {
-        self.short.iter().map(Level::excess).sum()
-    }
-
-    /// So much came back to a file system.
-    pub(crate) fn note_freed(&mut self, volume: usize, bytes: u64) {
-        self.short[volume].note_gone(bytes);
+        let excesses = self.short.iter().map(Level::excess);
+        excesses.fold(0, u64::saturating_add)
     }
 }
 
-/// The bytes and the number of what is there.
-fn totals(candidates: &[Candidate]) -> (u64, u64) {
+/// The bytes and the number of what is there, and so many bytes beside it.
+fn totals(candidates: &[Candidate], beside: u64) -> (u64, u64) {
     let there = candidates
         .iter()
         .filter(|candidate| candidate.state != State::Gone);
-    there.fold((0, 0), |(bytes, entries), candidate| {
+    there.fold((beside, 0), |(bytes, entries), candidate| {
         (bytes.saturating_add(candidate.bytes), entries + 1)
     })
 }
@@ -199,6 +201,7 @@ fn is_within(used: i64, time: Duration, now: i64) -> bool {
 /// to be.
 pub(crate) fn exceeded(
     candidates: &[Candidate],
+    beside: u64,
     short: u64,
     policy: &GcPolicy,
     now: SystemTime,
@@ -211,7 +214,7 @@ pub(crate) fn exceeded(
                 .max_age
                 .is_some_and(|age| !is_within(last_use(one, now), age, now))
     };
-    let (bytes, entries) = totals(candidates);
+    let (bytes, entries) = totals(candidates, beside);
     let over = |now: u64, limit: Option<u64>| limit.map_or(0, |limit| now.saturating_sub(limit));
     let limits = [
         (
@@ -228,56 +231,107 @@ pub(crate) fn exceeded(
 
 /// What is due, the least recently used first: what is to be removed until the goal is reached, and what
 /// would have been if it might.
-pub(crate) fn plan(
-    candidates: &[Candidate],
-    goal: &Goal,
-    stores: &[StoreFacts],
-    now: SystemTime,
-) -> Vec<Step> {
-    let now = nanos(now);
-    let mut goal = goal.clone();
-    (goal.bytes.now, goal.entries.now) = totals(candidates);
-    #[allow(clippy::cast_possible_truncation)] // more than 2^32 of them would not fit into memory
-    let mut order: Vec<u32> = (0..candidates.len() as u32).collect();
-    order.sort_unstable_by_key(|&index| (last_use(&candidates[index as usize], now), index));
-    let mut steps = Vec::new();
-    for index in order {
-        let candidate = &candidates[index as usize];
+///
+/// It hears what became of each before it names the next, so that another goes in place of what was kept.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    goal: Goal,
+    now: i64,
+    /// The indices of the candidates, the least recently used first, and where in them it is.
+    order: Vec<u32>,
+    at: usize,
+}
+
+impl Plan {
+    pub(crate) fn new(candidates: &[Candidate], goal: Goal, now: SystemTime) -> Self {
+        let now = nanos(now);
+        #[allow(clippy::cast_possible_truncation)]
+        // more than 2^32 of them would not fit into memory
+        let mut order: Vec<u32> = (0..candidates.len() as u32).collect();
+        order.sort_unstable_by_key(|&index| (last_use(&candidates[index as usize], now), index));
+        let at = 0;
+        Plan {
+            goal,
+            now,
+            order,
+            at,
+        }
+    }
+
+    pub(crate) fn goal(&self) -> &Goal {
+        &self.goal
+    }
+
+    /// The next that is due. What is to be removed counts as kept, unless it is noted to be gone.
+    pub(crate) fn next(&mut self, candidates: &[Candidate], stores: &[StoreFacts]) -> Option<Step> {
+        while let Some(&index) = self.order.get(self.at) {
+            self.at += 1;
+            let candidate = &candidates[index as usize];
+            let store = &stores[usize::from(candidate.store)];
+            if let Some(verdict) = self.goal.verdict(candidate, store, self.now) {
+                return Some(Step { index, verdict });
+            }
+        }
+        None
+    }
+
+    /// A candidate is gone, but for so many bytes of it.
+    pub(crate) fn note_gone(&mut self, gone: &Candidate, stores: &[StoreFacts], left: u64) {
+        self.goal.note_gone(gone, stores, left);
+    }
+
+    /// How many would be removed from here on, if nothing is kept.
+    pub(crate) fn removals(&mut self, candidates: &[Candidate], stores: &[StoreFacts]) -> u64 {
+        let (goal, at) = (self.goal.clone(), self.at);
+        let mut removals = 0;
+        while let Some(step) = self.next(candidates, stores) {
+            if let Verdict::Remove(_) = step.verdict {
+                self.note_gone(&candidates[step.index as usize], stores, 0);
+                removals += 1;
+            }
+        }
+        (self.goal, self.at) = (goal, at);
+        removals
+    }
+}
+
+impl Goal {
+    /// What is to become of the least recently used that was not asked about yet. `None`: it stays, or is gone,
+    /// and there is nothing to be told.
+    fn verdict(&mut self, candidate: &Candidate, store: &StoreFacts, now: i64) -> Option<Verdict> {
         let used = last_use(candidate, now);
-        let store = &stores[usize::from(candidate.store)];
-        let short = &mut goal.short[store.volume];
-        let reason = if goal.max_age.is_some_and(|age| !is_within(used, age, now)) {
+        let short = &mut self.short[store.volume];
+        let is_recent = is_within(used, store.min_idle, now);
+        let reason = if self.max_age.is_some_and(|age| !is_within(used, age, now)) {
             GcReason::Age
-        } else if goal.bytes.asks_for(candidate.bytes) {
+        } else if self.bytes.asks_for(candidate.bytes) {
             GcReason::Size
-        } else if goal.entries.asks_for(1) {
+        } else if self.entries.asks_for(1) {
             GcReason::Entries
         } else if short.asks_for(candidate.frees) {
             GcReason::FreeSpace
         } else {
-            if candidate.state == State::Loose && !is_within(used, store.min_idle, now) {
-                goal.bytes.note_spared(candidate.bytes);
-                goal.entries.note_spared(1);
+            if candidate.state == State::Loose && !is_recent {
+                self.bytes.note_spared(candidate.bytes);
+                self.entries.note_spared(1);
                 short.note_spared(candidate.frees);
             }
-            continue;
+            return None;
         };
-        let verdict = match candidate.state {
-            State::Settled | State::Gone => continue,
-            State::Pinned => Verdict::Keep(KeptReason::Pinned),
-            State::Loose if is_within(used, store.min_idle, now) => {
-                Verdict::Keep(KeptReason::TooRecent)
-            }
-            State::Loose => {
-                goal.bytes.note_gone(candidate.bytes);
-                goal.entries.note_gone(1);
-                short.note_gone(candidate.frees);
-                Verdict::Remove(reason)
-            }
-        };
-        steps.push(Step { index, verdict });
+        match candidate.state {
+            State::Settled | State::Gone => None,
+            State::Pinned => Some(Verdict::Keep(KeptReason::Pinned)),
+            State::Loose if is_recent => Some(Verdict::Keep(KeptReason::TooRecent)),
+            State::Loose => Some(Verdict::Remove(reason)),
+        }
     }
-    steps
+
+    fn note_gone(&mut self, gone: &Candidate, stores: &[StoreFacts], left: u64) {
+        self.bytes.note_gone(gone.bytes.saturating_sub(left));
+        self.entries.note_gone(1);
+        let volume = stores[usize::from(gone.store)].volume;
+        self.short[volume].note_gone(gone.frees.saturating_sub(left));
+    }
 }
 
 #[cfg(test)]
@@ -329,6 +383,24 @@ mod tests {
         )
     }
 
+    /// All steps, where everything can be removed that is to be.
+    fn plan(
+        candidates: &[Candidate],
+        goal: &Goal,
+        stores: &[StoreFacts],
+        now: SystemTime,
+    ) -> Vec<Step> {
+        let mut plan = Plan::new(candidates, goal.clone(), now);
+        let mut steps = Vec::new();
+        while let Some(step) = plan.next(candidates, stores) {
+            if let Verdict::Remove(_) = step.verdict {
+                plan.note_gone(&candidates[step.index as usize], stores, 0);
+            }
+            steps.push(step);
+        }
+        steps
+    }
+
     const STORES: [StoreFacts; 2] = [
         StoreFacts {
             volume: 0,
@@ -355,7 +427,7 @@ mod tests {
         let low = |limit: i128| (limit * i128::from(policy.percent()) + 99) / 100;
         // Of each limit: how much there is, the limit, the low mark. Of free space, what is missing.
         let levels = |left: &[Candidate], free: &[i128; 2]| {
-            let (bytes, entries) = totals(left);
+            let (bytes, entries) = totals(left, 0);
             let below = |now: u64, limit: Option<u64>| {
                 limit.map(|limit| (now.into(), limit.into(), low(limit.into())))
             };
@@ -468,7 +540,7 @@ mod tests {
             policy in policy(),
             free in [0..40u64, 0..40u64],
         ) {
-            let goal = Goal::new(&policy, &candidates, &free);
+            let goal = Goal::new(&policy, &candidates, 0, &free);
             let steps = plan(&candidates, &goal, &STORES, now());
             let gone = removed(&steps);
             let distinct: BTreeSet<u32> = gone.iter().copied().collect();
@@ -487,7 +559,7 @@ mod tests {
             policy in policy(),
             free in [0..40u64, 0..40u64],
         ) {
-            let goal = Goal::new(&policy, &candidates, &free);
+            let goal = Goal::new(&policy, &candidates, 0, &free);
             let gone = removed(&plan(&candidates, &goal, &STORES, now()));
             let is_old = |one: &Candidate| {
                 policy.max_age.is_some_and(|most| age(one) >= most.as_secs() as i64)
@@ -535,7 +607,7 @@ mod tests {
                 2 => (policy.min_free(most), 2..4),
                 _ => (policy.max_age(Duration::from_secs(most)), 1..2),
             };
-            let goal = Goal::new(&policy, &candidates, &free);
+            let goal = Goal::new(&policy, &candidates, 0, &free);
             let gone = removed(&plan(&candidates, &goal, &STORES, now()));
             for limit in limits {
                 let has_share = |index: &usize| shares(&candidates[*index])[limit] > 0;
@@ -551,6 +623,43 @@ mod tests {
             }
         }
 
+        /// What could not be removed is as if it had not been loose from the beginning: others go in its place,
+        /// those that the oracle would have taken. Nothing is asked about twice, however much is kept.
+        #[test]
+        fn others_go_in_place_of_what_is_kept(
+            candidates in proptest::collection::vec((candidate(), any::<bool>()), 0..20),
+            policy in policy(),
+            free in [0..40u64, 0..40u64],
+        ) {
+            let (mut candidates, kept): (Vec<_>, Vec<_>) = candidates.into_iter().unzip();
+            let goal = Goal::new(&policy, &candidates, 0, &free);
+            let mut plan = Plan::new(&candidates, goal, now());
+            let expected = plan.clone().removals(&candidates, &STORES);
+            let gone = removed(&super::tests::plan(&candidates, plan.goal(), &STORES, now()));
+            prop_assert_eq!(expected, gone.len() as u64);
+            let mut gone = BTreeSet::new();
+            let mut asked = BTreeSet::new();
+            while let Some(step) = plan.next(&candidates, &STORES) {
+                prop_assert!(asked.insert(step.index));
+                let one = &mut candidates[step.index as usize];
+                one.state = match step.verdict {
+                    Verdict::Remove(_) if !kept[step.index as usize] => {
+                        plan.note_gone(one, &STORES, 0);
+                        gone.insert(step.index);
+                        State::Gone
+                    }
+                    _ => State::Settled,
+                };
+            }
+            let mut at_first = candidates.clone();
+            for (index, one) in (0..).zip(&mut at_first) {
+                if gone.contains(&index) {
+                    one.state = State::Loose;
+                }
+            }
+            prop_assert_eq!(gone, oracle(&policy, &at_first, &free));
+        }
+
         /// What was planned and done leaves nothing to do; what could not be done, another's turn.
         #[test]
         fn a_plan_that_was_done_is_done(
@@ -558,14 +667,14 @@ mod tests {
             policy in policy(),
             free in [0..40u64, 0..40u64],
         ) {
-            let mut goal = Goal::new(&policy, &candidates, &free);
+            let mut goal = Goal::new(&policy, &candidates, 0, &free);
             for step in plan(&candidates, &goal, &STORES, now()) {
                 let one = &mut candidates[step.index as usize];
                 match step.verdict {
                     Verdict::Keep(_) => one.state = State::Settled,
                     Verdict::Remove(_) => {
+                        goal.note_gone(one, &STORES, 0);
                         one.state = State::Gone;
-                        goal.note_freed(STORES[usize::from(one.store)].volume, one.frees);
                     }
                 }
             }
@@ -584,12 +693,27 @@ mod tests {
     }
 
     fn planned(candidates: &[Candidate], policy: &GcPolicy, free: u64) -> Vec<(u32, Verdict)> {
-        let goal = Goal::new(policy, candidates, &[free, free]);
+        let goal = Goal::new(policy, candidates, 0, &[free, free]);
         let steps = plan(candidates, &goal, &STORES, now());
         steps
             .iter()
             .map(|step| (step.index, step.verdict))
             .collect()
+    }
+
+    /// Each that was kept was a round of its own, which sorted and looked at all of them.
+    #[test]
+    fn each_candidate_is_looked_at_once_even_if_all_are_kept() {
+        let mut many: Vec<Candidate> = (0..1000).map(|n| entry(100 + n, 1)).collect();
+        let policy = GcPolicy::default().max_entries(999).stop_at_percent(100);
+        let mut plan = Plan::new(&many, Goal::new(&policy, &many, 0, &[0, 0]), now());
+        assert_eq!(plan.removals(&many, &STORES), 1);
+        for looked_at in 1..=many.len() {
+            let step = plan.next(&many, &STORES).unwrap();
+            assert_eq!((plan.at, step.index), (looked_at, 1000 - looked_at as u32));
+            many[step.index as usize].state = State::Settled;
+        }
+        assert_eq!(plan.next(&many, &STORES), None);
     }
 
     #[test]
@@ -637,12 +761,15 @@ mod tests {
         three[2].state = State::Pinned;
         let policy = GcPolicy::default().max_size(15).max_entries(2);
         let policy = policy.min_free(100).max_age(Duration::from_secs(20));
-        let mut goal = Goal::new(&policy, &three, &[90, 100]);
-        goal.note_freed(0, 3);
-        let told = exceeded(&three, goal.short(), &policy, now());
+        let mut goal = Goal::new(&policy, &three, 0, &[90, 100]);
+        goal.short[0].note_gone(3);
+        let told = exceeded(&three, 0, goal.short(), &policy, now());
         let told: Vec<_> = told.iter().map(|one| (one.limit, one.by)).collect();
         use GcReason::{Age, FreeSpace, Size};
         assert_eq!(told, [(Age, 1), (Size, 5), (FreeSpace, 7)]);
+        // What is left of something that is gone takes room like what is there.
+        let told = exceeded(&three, 4, 0, &GcPolicy::default().max_size(20), now());
+        assert_eq!(told, [Exceeded { limit: Size, by: 4 }]);
     }
 
     #[test]

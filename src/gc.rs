@@ -13,7 +13,7 @@ use std::time::Duration;
 use crate::collect::{self, Mode};
 use crate::entries::{self, Entry, Item, Walk};
 use crate::error::{IoContext, Result};
-use crate::evict::{self, Candidate, Goal, State, StoreFacts, Verdict};
+use crate::evict::{self, Candidate, Goal, Plan, State, StoreFacts, Verdict};
 use crate::layout::{EntryPath, GC_LOCK};
 use crate::lock::{self, CollectorLock, Tried, Waiting};
 use crate::pins::{self, Pinned};
@@ -269,7 +269,7 @@ impl Collection<'_> {
     fn tell(&self, just_removed: Option<&Removed>) {
         self.policy.tell(&GcProgress {
             examined: self.report.examined,
-            planned: self.planned,
+            planned: self.planned.max(self.report.removed),
             removed: self.report.removed,
             freed_bytes: self.report.freed_bytes,
             just_removed,
@@ -316,45 +316,41 @@ impl Collection<'_> {
     fn evict(&mut self) -> Result<()> {
         let now = clock::now();
         let (stores, free) = self.survey()?;
-        let mut goal = Goal::new(self.policy, &self.scan.candidates, &free);
-        loop {
-            let steps = evict::plan(&self.scan.candidates, &goal, &stores, now);
-            if steps.is_empty() {
-                let short = self.short(&goal)?;
-                let scanned = &self.scan.candidates;
-                self.report.exceeded = evict::exceeded(scanned, short, self.policy, now);
-                return Ok(());
-            }
-            let is_removal = |step: &&evict::Step| matches!(step.verdict, Verdict::Remove(_));
-            self.planned = self.report.removed + steps.iter().filter(is_removal).count() as u64;
-            for step in steps {
-                let index = step.index as usize;
-                let Candidate { store, frees, .. } = self.scan.candidates[index];
-                let root = self.roots[usize::from(store)];
-                let entry = EntryPath::checked(self.scan.path(index).to_path_buf())?;
-                let fate = match step.verdict {
-                    Verdict::Remove(reason) => self.remove(root, &entry, index, reason),
-                    Verdict::Keep(reason) => Ok(Fate::Kept(reason)),
-                };
-                self.scan.candidates[index].state = match fate {
-                    Ok(Fate::Gone) => {
-                        goal.note_freed(stores[usize::from(store)].volume, frees);
-                        State::Gone
+        let beside = 0;
+        let goal = Goal::new(self.policy, &self.scan.candidates, beside, &free);
+        let mut plan = Plan::new(&self.scan.candidates, goal, now);
+        self.planned = plan.removals(&self.scan.candidates, &stores);
+        while let Some(step) = plan.next(&self.scan.candidates, &stores) {
+            let index = step.index as usize;
+            let Candidate { store, .. } = self.scan.candidates[index];
+            let root = self.roots[usize::from(store)];
+            let entry = EntryPath::checked(self.scan.path(index).to_path_buf())?;
+            let fate = match step.verdict {
+                Verdict::Remove(reason) => self.remove(root, &entry, index, reason),
+                Verdict::Keep(reason) => Ok(Fate::Kept(reason)),
+            };
+            self.scan.candidates[index].state = match fate {
+                Ok(Fate::Gone) => {
+                    plan.note_gone(&self.scan.candidates[index], &stores, 0);
+                    State::Gone
+                }
+                Ok(Fate::Kept(reason)) => {
+                    if reason == KeptReason::Changed {
+                        self.scan.candidates[index].used = evict::nanos(now); // not too old
                     }
-                    Ok(Fate::Kept(reason)) => {
-                        if reason == KeptReason::Changed {
-                            self.scan.candidates[index].used = evict::nanos(now); // not too old
-                        }
-                        self.report.keep(root, entry.value(), reason);
-                        State::Settled
-                    }
-                    Err(err) => {
-                        collect::keep_if_excused(root, &entry, err, &mut self.report)?;
-                        State::Settled
-                    }
-                };
-            }
+                    self.report.keep(root, entry.value(), reason);
+                    State::Settled
+                }
+                Err(err) => {
+                    collect::keep_if_excused(root, &entry, err, &mut self.report)?;
+                    State::Settled
+                }
+            };
         }
+        let short = self.short(plan.goal())?;
+        let scanned = &self.scan.candidates;
+        self.report.exceeded = evict::exceeded(scanned, beside, short, self.policy, now);
+        Ok(())
     }
 
     /// Removes one entry, or finds out that it would.
