@@ -21,7 +21,7 @@ use crate::lock::{self, KeyLock, Tried};
 use crate::marker::{Format, StoreKind};
 use crate::pins::{self, Pinned};
 use crate::presence::{self, Seen};
-use crate::publish;
+use crate::publish::{self, Removal, Rest};
 use crate::report::{GcReport, KeptReason};
 use crate::root::Root;
 use crate::sidecar;
@@ -138,10 +138,11 @@ fn remove_entry(
         Tried::Lock(lock) => {
             // What cannot be measured can hardly be removed, which says so.
             let frees = look(root, entry, true).map_or(0, |found| found.map_or(0, |it| it.frees));
-            if remove_under(lock)? {
+            if let Removal::Removed { rest } = remove_under(lock)? {
+                let left = rest.map_or(0, |rest| note_rest(root, &rest, report));
                 report.removed += 1;
                 report.removed_bytes += bytes.unwrap_or(0);
-                report.freed_bytes += frees;
+                report.freed_bytes += frees.saturating_sub(left);
             }
         }
         Tried::Absent => {}
@@ -159,6 +160,7 @@ fn remove_entry(
 /// The base directory, `tmp/` and the pins are of the whole store, so whoever lists those asks for no excuse.
 pub(crate) fn excuse(err: &Error) -> Option<KeptReason> {
     match err.kind() {
+        _ if err.is_mount() => Some(KeptReason::Mounted),
         // Something else is where a value, a lock file or a sidecar should be.
         ErrorKind::Corrupt => Some(KeptReason::Foreign),
         ErrorKind::Io | ErrorKind::ReadOnly => {
@@ -201,7 +203,7 @@ pub(crate) fn keep_if_excused(
     report: &mut GcReport,
 ) -> Result<()> {
     match excuse(&err) {
-        Some(KeptReason::Foreign) => report.keep_at(&err, KeptReason::Foreign),
+        Some(reason @ (KeptReason::Foreign | KeptReason::Mounted)) => report.keep_at(&err, reason),
         Some(reason) => report.keep(root, entry.value(), reason),
         None => return Err(err),
     }
@@ -211,7 +213,7 @@ pub(crate) fn keep_if_excused(
 /// Reports what could not be looked at, where the rest can be all the same.
 pub(crate) fn pass_over(err: Error, report: &mut GcReport) -> Result<()> {
     match excuse(&err) {
-        Some(KeptReason::Foreign) => report.keep_at(&err, KeptReason::Foreign),
+        Some(reason @ (KeptReason::Foreign | KeptReason::Mounted)) => report.keep_at(&err, reason),
         Some(reason) => report.note_unreadable(&err, reason),
         None => return Err(err),
     }
@@ -289,11 +291,22 @@ fn look_at_tree(
     Ok(Some(looked))
 }
 
-pub(crate) fn remove_under(lock: KeyLock) -> Result<bool> {
+pub(crate) fn remove_under(lock: KeyLock) -> Result<Removal> {
     match lock.root().kind {
-        StoreKind::Files => publish::remove_file(&lock),
+        StoreKind::Files => Ok(match publish::remove_file(&lock)? {
+            true => Removal::Removed { rest: None },
+            false => Removal::Nothing,
+        }),
         StoreKind::Dirs => publish::remove_tree(lock),
     }
+}
+
+/// Reports what could not be deleted of a tree; how many bytes that takes.
+pub(crate) fn note_rest(root: &Root, rest: &Rest, report: &mut GcReport) -> u64 {
+    report.keep_rest(root, &rest.path, &rest.error);
+    let left = staged_bytes(root, &rest.path);
+    report.undeleted_bytes = report.undeleted_bytes.saturating_add(left);
+    left
 }
 
 /// Removes what dead processes left behind.
@@ -406,7 +419,7 @@ fn take_beside(root: &Arc<Root>, entry: &EntryPath, mode: Mode) -> Result<bool> 
         return Ok(false);
     } else {
         // Also ends what was begun to be deleted where it stands.
-        publish::remove_tree(lock)?;
+        publish::remove_tree(lock)?.was_there(root)?;
     }
     // Releasing a lock deletes its file, and does not say so if it may not.
     let left = root
@@ -442,7 +455,8 @@ pub(crate) fn sweep_staged(root: &Arc<Root>, report: &mut GcReport, mode: Mode) 
         };
         // The directory, its lock and its sidecar are one staged thing.
         let stem = owner(&found.name).unwrap_or_else(|| found.name.clone());
-        let swept = if named(&found.name, &[dispose::DEAD_PREFIX]) {
+        let is_dead = named(&found.name, &[dispose::DEAD_PREFIX]);
+        let swept = if is_dead {
             match mode {
                 Mode::Really => dispose::delete(root, &path).map(|()| true),
                 Mode::DryRun => Ok(true),
@@ -471,24 +485,26 @@ pub(crate) fn sweep_staged(root: &Arc<Root>, report: &mut GcReport, mode: Mode) 
                     report.note_swept(root, &path);
                 }
                 if swept && mode == Mode::DryRun {
-                    report.would_sweep_bytes += staged_bytes(root, &Path::new(TMP).join(&stem));
+                    let bytes = staged_bytes(root, &Path::new(TMP).join(&stem));
+                    report.would_sweep_bytes = report.would_sweep_bytes.saturating_add(bytes);
                 }
             }
             // No room for the lock file of a staged tree that has lost it: another time.
             Err(err) if err.kind() == io::ErrorKind::StorageFull => {}
-            Err(err) => match excuse_io(&err) {
-                Some(reason) => report.keep(root, path, reason),
-                None => {
-                    return Err(err).writing("sweep what is staged", || root.absolute(&path));
-                }
-            },
+            Err(err) if excuse_io(&err).is_none() => {
+                return Err(err).writing("sweep what is staged", || root.absolute(&path));
+            }
+            Err(error) if is_dead => {
+                note_rest(root, &Rest { path, error }, report);
+            }
+            Err(error) => report.keep_rest(root, &path, &error),
         }
     }
     Ok(())
 }
 
 /// What comes back to the disk when a staged thing goes, as far as this process may look.
-fn staged_bytes(root: &Root, path: &Path) -> u64 {
+pub(crate) fn staged_bytes(root: &Root, path: &Path) -> u64 {
     match root.dir.look(path) {
         Ok(Some(meta)) if meta.kind == Kind::Dir => {
             tree::disk_usage(root, path).map_or(0, |usage| usage.frees)

@@ -1,14 +1,16 @@
 //! Taking trees out of sight, and deleting them.
 //!
-//! May call `sys` and ask `root` for names in `tmp/`. Follows no symbolic link. Invariant: what is
+//! May call `sys` and ask `root` for names in `tmp/`. Follows no symbolic link, and enters nothing that is
+//! mounted in a tree: that is somebody else's, and stays. Invariant: what is
 //! deleted was renamed to `tmp/dead-…` before, so that nothing half deleted is ever at a key's path;
 //! but for what cannot be renamed, which `publish` declares dead first.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::error::MountedAt;
 use crate::root::Root;
-use crate::sys::{self, Dir, Kind, Meta};
+use crate::sys::{self, Dir, Errno, Kind, Meta};
 
 /// What the name of a tree in `tmp/` that only waits to be deleted begins with.
 pub(crate) const DEAD_PREFIX: &str = "dead-";
@@ -33,6 +35,12 @@ pub(crate) fn set_aside(root: &Root, path: &Path) -> io::Result<Option<PathBuf>>
             }
         })
     });
+    let renamed = renamed.map_err(|err| match sys::is(&err, Errno::BUSY) {
+        true if root.dir.is_elsewhere(path).unwrap_or(false) => {
+            MountedAt(root.absolute(path)).into()
+        }
+        _ => err,
+    });
     sys::absent_is_none(renamed).map(|renamed| renamed.map(|(dead, ())| dead))
 }
 
@@ -47,6 +55,10 @@ pub(crate) fn made_movable<T>(
     if meta.kind != Kind::Dir || meta.mode & 0o200 != 0 {
         return rename();
     }
+    // The bits would be those of what is mounted there. It cannot be renamed either.
+    if dir.is_elsewhere(path)? {
+        return Err(Errno::BUSY.into());
+    }
     // If it is not ours to give, the rename says so.
     let changed = dir.chmod(path, meta.mode | 0o200).is_ok();
     let renamed = rename();
@@ -59,11 +71,12 @@ pub(crate) fn made_movable<T>(
 /// Deletes a tree, or whatever else is at a path. What is not there is deleted.
 ///
 /// Everything that can be deleted is, and the first thing that could not is the error: another
-/// user's directory, for example.
+/// user's directory, for example, or what something is mounted on ([`MountedAt`]).
 pub(crate) fn delete(root: &Root, path: &Path) -> io::Result<()> {
     let mut deletion = Deletion {
         root,
         left: vec![path.to_path_buf()],
+        inside: PathBuf::new(),
     };
     let mut failed = Ok(());
     while let Some(path) = deletion.left.pop() {
@@ -80,6 +93,8 @@ struct Deletion<'a> {
     root: &'a Root,
     /// Relative to the base directory.
     left: Vec<PathBuf>,
+    /// The directory in which it is just now, likewise.
+    inside: PathBuf,
 }
 
 impl Deletion<'_> {
@@ -91,7 +106,7 @@ impl Deletion<'_> {
                 // Somebody else deletes it too.
                 None => Ok(()),
                 Some(meta) if meta.kind == Kind::Dir => self.delete_dir(dir, name, depth),
-                Some(_) => Err(err),
+                Some(_) => Err(self.explained(dir, name, err)),
             },
             Ok(()) => Ok(()),
         }
@@ -101,15 +116,30 @@ impl Deletion<'_> {
         if depth >= DEEPEST && self.moved_to_the_top(parent, name) {
             return Ok(());
         }
-        let opened = match parent.open_dir(name) {
+        let opened = match parent.open_dir_below(name) {
+            // Not what is mounted there: that would have been told first.
             Err(err) if err.kind() == io::ErrorKind::PermissionDenied => parent
                 .chmod(name, OWNER_ALL)
-                .and_then(|()| parent.open_dir(name)),
+                .and_then(|()| parent.open_dir_below(name)),
             opened => opened,
         };
+        let opened = opened.map_err(|err| self.explained(parent, name, err));
         let Some(dir) = sys::absent_is_none(opened)? else {
             return Ok(());
         };
+        self.inside.push(name);
+        let emptied = self.empty(&dir, depth);
+        for _ in name.components() {
+            self.inside.pop();
+        }
+        drop(dir);
+        emptied?;
+        let removed = parent.rmdir(name);
+        let removed = removed.map_err(|err| self.explained(parent, name, err));
+        sys::absent_is_none(removed).map(|_| ())
+    }
+
+    fn empty(&mut self, dir: &Dir, depth: usize) -> io::Result<()> {
         let mode = dir.stat(".")?.mode;
         if mode & OWNER_ALL != OWNER_ALL {
             // If it is not ours to change, what follows says so.
@@ -119,13 +149,21 @@ impl Deletion<'_> {
         for found in dir.list(".")? {
             let name = Path::new(&found.name);
             failed = failed.and(match found.kind {
-                Some(Kind::Dir) => self.delete_dir(&dir, name, depth + 1),
-                _ => self.delete(&dir, name, depth + 1),
+                Some(Kind::Dir) => self.delete_dir(dir, name, depth + 1),
+                _ => self.delete(dir, name, depth + 1),
             });
         }
-        drop(dir);
-        failed?;
-        sys::absent_is_none(parent.rmdir(name)).map(|_| ())
+        failed
+    }
+
+    /// Says of what could not be deleted that something is mounted there, if that is why.
+    fn explained(&self, dir: &Dir, name: &Path, err: io::Error) -> io::Error {
+        let is_mount = sys::is(&err, Errno::XDEV)
+            || sys::is(&err, Errno::BUSY) && dir.is_elsewhere(name).unwrap_or(false);
+        match is_mount {
+            true => MountedAt(self.root.absolute(self.inside.join(name))).into(),
+            false => err,
+        }
     }
 
     /// Where that is refused, it is deleted where it is, as long as the descriptors last.

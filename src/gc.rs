@@ -18,6 +18,7 @@ use crate::layout::{EntryPath, GC_LOCK};
 use crate::lock::{self, CollectorLock, Tried, Waiting};
 use crate::pins::{self, Pinned};
 use crate::policy::GcPolicy;
+use crate::publish::Removal;
 use crate::recency;
 use crate::report::{GcProgress, GcReason, GcReport, KeptReason, Removed};
 use crate::root::Root;
@@ -316,7 +317,7 @@ impl Collection<'_> {
     fn evict(&mut self) -> Result<()> {
         let now = clock::now();
         let (stores, free) = self.survey()?;
-        let beside = 0;
+        let beside = self.report.undeleted_bytes;
         let goal = Goal::new(self.policy, &self.scan.candidates, beside, &free);
         let mut plan = Plan::new(&self.scan.candidates, goal, now);
         self.planned = plan.removals(&self.scan.candidates, &stores);
@@ -330,8 +331,8 @@ impl Collection<'_> {
                 Verdict::Keep(reason) => Ok(Fate::Kept(reason)),
             };
             self.scan.candidates[index].state = match fate {
-                Ok(Fate::Gone) => {
-                    plan.note_gone(&self.scan.candidates[index], &stores, 0);
+                Ok(Fate::Gone { left }) => {
+                    plan.note_gone(&self.scan.candidates[index], &stores, left);
                     State::Gone
                 }
                 Ok(Fate::Kept(reason)) => {
@@ -348,7 +349,7 @@ impl Collection<'_> {
             };
         }
         let short = self.short(plan.goal())?;
-        let scanned = &self.scan.candidates;
+        let (scanned, beside) = (&self.scan.candidates, self.report.undeleted_bytes);
         self.report.exceeded = evict::exceeded(scanned, beside, short, self.policy, now);
         Ok(())
     }
@@ -364,7 +365,7 @@ impl Collection<'_> {
         // Without the lock, because the caller may ask the store about this very key.
         if let Some(keeping) = &mut self.keeping {
             match entries::describe(root, entry)? {
-                None => return Ok(Fate::Gone),
+                None => return Ok(Fate::Gone { left: 0 }),
                 Some(entry) if keeping(&entry) => return Ok(Fate::Kept(KeptReason::ByCaller)),
                 Some(_) => {}
             }
@@ -377,7 +378,7 @@ impl Collection<'_> {
         } else {
             match collect::lock_seen(root, entry) {
                 Ok(Tried::Lock(lock)) => Some(lock),
-                Ok(Tried::Absent) => return Ok(Fate::Gone),
+                Ok(Tried::Absent) => return Ok(Fate::Gone { left: 0 }),
                 Ok(Tried::Busy) => return Ok(Fate::Kept(KeptReason::InUse)),
                 // Also where the disk is full, and somebody has the spare. Others have a lock file.
                 Err(err) => return Err(err),
@@ -386,7 +387,7 @@ impl Collection<'_> {
         let scanned = &self.scan.candidates[index];
         // What was not measured is measured now, for the report.
         let Some(looked) = collect::look(root, entry, !self.policy.needs_sizes())? else {
-            return Ok(Fate::Gone);
+            return Ok(Fate::Gone { left: 0 });
         };
         if looked.id.inode() != self.scan.inodes[index] || evict::nanos(looked.used) != scanned.used
         {
@@ -395,10 +396,16 @@ impl Collection<'_> {
         if pins::is_pinned(root, entry)? {
             return Ok(Fate::Kept(KeptReason::Pinned));
         }
-        let freed_bytes = looked.frees.max(scanned.frees);
+        let mut freed_bytes = looked.frees.max(scanned.frees);
+        let mut left = 0;
         if let Some(lock) = lock {
-            if !collect::remove_under(lock)? {
-                return Ok(Fate::Gone);
+            match collect::remove_under(lock)? {
+                Removal::Nothing => return Ok(Fate::Gone { left }),
+                Removal::Removed { rest: Some(rest) } => {
+                    left = collect::note_rest(root, &rest, &mut self.report);
+                    freed_bytes = freed_bytes.saturating_sub(left);
+                }
+                Removal::Removed { rest: None } => {}
             }
         }
         let removed = Removed {
@@ -409,7 +416,7 @@ impl Collection<'_> {
         self.report.removed_bytes += looked.len.unwrap_or(0);
         self.report.note_removed(removed.clone());
         self.tell(Some(&removed));
-        Ok(Fate::Gone)
+        Ok(Fate::Gone { left })
     }
 
     /// And those above them that are empty then.
@@ -430,6 +437,9 @@ impl Collection<'_> {
 
 /// What became of an entry.
 enum Fate {
-    Gone,
+    /// But for so many bytes, which could not be deleted.
+    Gone {
+        left: u64,
+    },
     Kept(KeptReason),
 }

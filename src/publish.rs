@@ -12,7 +12,7 @@ use std::sync::Arc;
 use crate::belief;
 use crate::dispose;
 use crate::durable;
-use crate::error::{Error, IoContext, Result};
+use crate::error::{Error, IoContext, MountedAt, Result};
 use crate::layout::EntryPath;
 use crate::lock::KeyLock;
 use crate::options::Durability;
@@ -407,12 +407,57 @@ fn cannot_exchange(err: &io::Error) -> bool {
 #[derive(Debug)]
 struct DeadTree {
     root: Arc<Root>,
+    /// Empty once it was deleted.
     path: PathBuf,
+}
+
+impl DeadTree {
+    /// Deletes it, and says what could not be.
+    fn delete(mut self) -> Option<Rest> {
+        let path = std::mem::take(&mut self.path);
+        let error = dispose::delete(&self.root, &path).err()?;
+        // A sweep that did the same may have been faster with the rest.
+        let is_there = !matches!(self.root.dir.look(&path), Ok(None));
+        is_there.then_some(Rest { path, error })
+    }
 }
 
 impl Drop for DeadTree {
     fn drop(&mut self) {
-        let _ = dispose::delete(&self.root, &self.path);
+        if !self.path.as_os_str().is_empty() {
+            let _ = dispose::delete(&self.root, &self.path);
+        }
+    }
+}
+
+/// What could not be deleted of a tree that is out of the way, and why.
+#[derive(Debug)]
+pub(crate) struct Rest {
+    pub(crate) path: PathBuf,
+    pub(crate) error: io::Error,
+}
+
+/// What came of taking an entry away.
+#[derive(Debug)]
+pub(crate) enum Removal {
+    /// There was none.
+    Nothing,
+    Removed {
+        rest: Option<Rest>,
+    },
+}
+
+impl Removal {
+    /// For who wants to know whether there was an entry. That the rest of it is another user's is told by
+    /// the next sweep; what is mounted in it, somebody has to unmount.
+    pub(crate) fn was_there(self, root: &Root) -> Result<bool> {
+        match self {
+            Removal::Nothing => Ok(false),
+            Removal::Removed { rest: Some(rest) } if MountedAt::path_in(&rest.error).is_some() => {
+                Err(rest.error).writing("delete all of the tree", || root.absolute(&rest.path))
+            }
+            Removal::Removed { .. } => Ok(true),
+        }
     }
 }
 
@@ -452,11 +497,11 @@ fn declare_dead(root: &Arc<Root>, entry: &EntryPath) -> io::Result<()> {
     }
 }
 
-/// Takes a tree away, gives its lock up, and then deletes it. `false`: there was none.
-pub(crate) fn remove_tree(lock: KeyLock) -> Result<bool> {
+/// Takes a tree away, gives its lock up, and then deletes it.
+pub(crate) fn remove_tree(lock: KeyLock) -> Result<Removal> {
     // Whether it can be believed does not matter any more.
     if !clear_remains(&lock)? {
-        return Ok(false);
+        return Ok(Removal::Nothing);
     }
     let root = Arc::clone(lock.root());
     let entry = lock.entry().clone();
@@ -466,6 +511,6 @@ pub(crate) fn remove_tree(lock: KeyLock) -> Result<bool> {
         .writing("remove what is known of the tree", at)
         .and_then(|_| sync_names(&root, &entry));
     drop(lock);
-    drop(dead); // only now, because it takes time
-    forgotten.map(|()| true)
+    let rest = dead.and_then(DeadTree::delete); // only now, because it takes time
+    forgotten.map(|()| Removal::Removed { rest })
 }

@@ -4,8 +4,9 @@ use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::error::Error;
+use crate::error::{Error, MountedAt};
 use crate::root::Root;
+use crate::sys;
 
 /// What a collection looked at, took and kept.
 ///
@@ -25,7 +26,8 @@ pub struct GcReport {
     /// The sum of the lengths of the removed entries, as far as they were known.
     pub removed_bytes: u64,
     /// What their removal gave back to the disk: their allocated blocks, without those of files that have
-    /// a name outside the store. What somebody still has open comes back when it is closed.
+    /// a name outside the store, and without what could not be deleted. What somebody still has open comes
+    /// back when it is closed.
     pub freed_bytes: u64,
     /// Which entries were removed by a policy, and why; the first 10,000.
     pub removed_entries: Vec<Removed>,
@@ -46,6 +48,8 @@ pub struct GcReport {
     pub(crate) swept_paths: Vec<PathBuf>,
     /// What a sweep would give back, of which a dry run has to know.
     pub(crate) would_sweep_bytes: u64,
+    /// What is left on the disk of trees that are gone, because it could not be deleted.
+    pub(crate) undeleted_bytes: u64,
     /// What a sweep may meet a second time.
     met: HashSet<Kept>,
 }
@@ -114,10 +118,11 @@ pub enum KeptReason {
     ByCaller,
     /// It was used or replaced after the collection had looked at it.
     Changed,
-    /// The operating system refused, for a reason that concerns only this: something is mounted in it,
-    /// somebody fills it while it is deleted, its paths are too long; or the disk is full, and there is no
-    /// spare file to lock it with.
+    /// The operating system refused, for a reason that concerns only this: somebody fills it while it is
+    /// deleted, its paths are too long; or the disk is full, and there is no spare file to lock it with.
     Failed(io::ErrorKind),
+    /// Something is mounted there, which is not the store's to delete: unmount it, then sweep.
+    Mounted,
 }
 
 /// How far a collection is.
@@ -144,6 +149,17 @@ impl GcReport {
         self.keep_absolute(root.absolute(path), reason);
     }
 
+    /// The same for what is left of something after its deletion failed.
+    pub(crate) fn keep_rest(&mut self, root: &Root, path: impl AsRef<Path>, err: &io::Error) {
+        match MountedAt::path_in(err) {
+            Some(point) => {
+                self.keep_absolute(point.to_path_buf(), KeptReason::Mounted);
+            }
+            None if sys::is_refused(err) => self.keep(root, path, KeptReason::NotPermitted),
+            None => self.keep(root, path, KeptReason::Failed(err.kind())),
+        }
+    }
+
     /// The same for what an error is about.
     pub(crate) fn keep_at(&mut self, err: &Error, reason: KeptReason) {
         self.keep_absolute(err.path().unwrap_or(Path::new("")).to_path_buf(), reason);
@@ -166,6 +182,7 @@ impl GcReport {
                 | KeptReason::NotPermitted
                 | KeptReason::InUse
                 | KeptReason::Failed(_)
+                | KeptReason::Mounted
         );
         if repeats && self.met.len() < MOST_LISTED && !self.met.insert(kept.clone()) {
             return false;

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::collect::excuse;
+use crate::collect::{excuse, staged_bytes};
 use crate::entries::{Item, Walk, describe, owner};
 use crate::error::{IoContext, Result};
 use crate::layout::{EntryPath, LOCK_SUFFIX, TMP};
@@ -44,6 +44,8 @@ pub struct Stats {
     pub staging: u64,
     /// Things in `tmp/` that nobody holds: what dead processes left, and trees that are being deleted.
     pub staging_dead: u64,
+    /// What those give back to the disk when they are swept, as far as this user may look.
+    pub staging_dead_bytes: u64,
     /// The use that is longest ago, as far as uses are noted.
     pub oldest_use: Option<SystemTime>,
     /// The latest use.
@@ -113,8 +115,9 @@ fn count_entry(root: &Root, entry: &EntryPath, pinned: &Pinned, stats: &mut Stat
     stats.pinned += u64::from(pinned.has(entry));
     match root.kind {
         StoreKind::Files => {
-            stats.bytes += described.len().unwrap_or(0);
-            stats.allocated += described.allocated_bytes().unwrap_or(0);
+            let (len, allocated) = (described.len(), described.allocated_bytes());
+            stats.bytes += len.unwrap_or(0);
+            stats.allocated += allocated.unwrap_or(0);
         }
         StoreKind::Dirs => count_tree(root, entry.value(), stats)
             .reading("measure the tree", || root.absolute(entry.value()))?,
@@ -129,11 +132,12 @@ fn count_entry(root: &Root, entry: &EntryPath, pinned: &Pinned, stats: &mut Stat
 /// The lengths of all files in a tree, and what all that is in it takes. What somebody is removing
 /// meanwhile is left out.
 fn count_tree(root: &Root, tree: &Path, stats: &mut Stats) -> io::Result<()> {
-    stats.allocated += root.dir.look(tree)?.map_or(0, |meta| meta.allocated);
+    let own = root.dir.look(tree)?.map_or(0, |meta| meta.allocated);
+    stats.allocated = stats.allocated.saturating_add(own);
     let is_all = tree::walk_quietly(root, tree, |meta| {
-        stats.allocated += meta.allocated;
+        stats.allocated = stats.allocated.saturating_add(meta.allocated);
         if meta.kind == Kind::File {
-            stats.bytes += meta.len;
+            stats.bytes = stats.bytes.saturating_add(meta.len);
         }
     })?;
     stats.unreadable += u64::from(!is_all);
@@ -211,11 +215,17 @@ fn count_staged(root: &Root, held: Option<&HashSet<u64>>, stats: &mut Stats) -> 
             continue;
         }
         let held = holding(root, &Path::new(TMP).join(&found.name), held)?;
-        let counter = match held {
-            Holding::Nobody => &mut stats.staging_dead,
-            Holding::Shared | Holding::Exclusive => &mut stats.staging,
-        };
-        *counter += 1;
+        match held {
+            Holding::Nobody => {
+                stats.staging_dead += 1;
+                // Of a staged tree, the tree and not only the lock file that it is counted by.
+                let name = owner(&found.name).filter(|_| is_lock);
+                let name = name.as_ref().unwrap_or(&found.name);
+                let bytes = staged_bytes(root, &Path::new(TMP).join(name));
+                stats.staging_dead_bytes = stats.staging_dead_bytes.saturating_add(bytes);
+            }
+            Holding::Shared | Holding::Exclusive => stats.staging += 1,
+        }
     }
     Ok(())
 }

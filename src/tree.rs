@@ -8,10 +8,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::durable;
+use crate::error::MountedAt;
 use crate::options::Barrier;
 use crate::root::Root;
 use crate::staging::StagedDir;
-use crate::sys::{self, FileId, Kind, Meta};
+use crate::sys::{self, Errno, FileId, Kind, Meta};
 
 const OWNER_ALL: u32 = 0o700;
 const OWNER_ENTER: u32 = 0o500;
@@ -35,6 +36,8 @@ const MANY_FILES: usize = 64;
 
 /// Looks at everything in a staged tree and gives it the permission bits that it is published with.
 ///
+/// Something mounted in it is an error: it would be in the tree, and not in the store.
+///
 /// The root gets its owner's write permission, without which it could not be renamed to another
 /// directory; `root_mode` is what it should have after that.
 pub(crate) fn finish(root: &Root, tree: &Path) -> io::Result<Contents> {
@@ -47,9 +50,21 @@ pub(crate) fn finish(root: &Root, tree: &Path) -> io::Result<Contents> {
         if meta.kind != Kind::Dir {
             return Err(io::ErrorKind::NotADirectory.into());
         }
+        let listed = match root.dir.list_below(&path) {
+            // Not what is mounted there: that would have been told first.
+            Err(err) if err.kind() == io::ErrorKind::PermissionDenied => {
+                set_mode(root, &path, &meta, meta.mode | OWNER_ENTER)?;
+                root.dir.list_below(&path)
+            }
+            listed => listed,
+        };
+        let listed = match listed {
+            Err(err) if sys::is(&err, Errno::XDEV) => return Err(mounted_at(root, &path)),
+            listed => listed?,
+        };
         // What its owner cannot enter could be neither counted nor synced nor leased.
         set_mode(root, &path, &meta, meta.mode | OWNER_ENTER)?;
-        for found in root.dir.list(&path)? {
+        for found in listed {
             let inside = path.join(&found.name);
             let kind = match found.kind {
                 Some(kind @ (Kind::Dir | Kind::Link)) => kind,
@@ -102,7 +117,7 @@ pub(crate) struct Usage {
 }
 
 /// Looks at everything in a published tree, which does not count as a use. What this process may not look
-/// into, or what goes meanwhile, is left out. `false`: it was not allowed to see all.
+/// into, what is mounted in it, or what goes meanwhile, is left out. `false`: it was not allowed to see all.
 pub(crate) fn walk_quietly(
     root: &Root,
     tree: &Path,
@@ -114,6 +129,7 @@ pub(crate) fn walk_quietly(
                 *was_refused |= sys::is_refused(&err);
                 Ok(None)
             }
+            Err(err) if sys::is(&err, Errno::XDEV) => Ok(None),
             looked => sys::absent_is_none(looked),
         }
     }
@@ -125,7 +141,8 @@ pub(crate) fn walk_quietly(
     };
     let mut left = vec![PathBuf::from(".")];
     while let Some(path) = left.pop() {
-        for found in left_out(tree.list_quietly(&path), &mut was_refused)?.unwrap_or_default() {
+        for found in left_out(tree.list_below_quietly(&path), &mut was_refused)?.unwrap_or_default()
+        {
             let inside = path.join(&found.name);
             let Some(meta) = left_out(tree.stat(&inside), &mut was_refused)? else {
                 continue;
@@ -194,7 +211,15 @@ fn set_mode(root: &Root, path: &Path, meta: &Meta, mode: u32) -> io::Result<()> 
     if mode == meta.mode {
         return Ok(());
     }
+    // A file can be mounted too. (Directories were asked about when they were listed.)
+    if meta.kind == Kind::File && root.dir.is_elsewhere(path)? {
+        return Err(mounted_at(root, path));
+    }
     root.dir.chmod(path, mode)
+}
+
+fn mounted_at(root: &Root, path: &Path) -> io::Error {
+    MountedAt(root.absolute(path)).into()
 }
 
 /// Makes a staged tree durable, and the sidecar that is staged with it.

@@ -110,7 +110,9 @@ fn remove_damaged(root: &Arc<Root>, entry: &EntryPath) -> Result<Mending> {
             Some((id, FindingKind::Damaged)) => publish::remove_damaged(&lock, id)?,
             _ => false,
         },
-        StoreKind::Dirs => is_damaged(root, entry, true)? && publish::remove_tree(lock)?,
+        StoreKind::Dirs => {
+            is_damaged(root, entry, true)? && publish::remove_tree(lock)?.was_there(root)?
+        }
     };
     Ok(match removed {
         true => Mending::Done(MendAction::Removed),

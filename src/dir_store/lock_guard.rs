@@ -148,7 +148,9 @@ impl KVDirLock {
     ///
     /// # Errors
     ///
-    /// [`Io`](crate::ErrorKind::Io) or [`ReadOnly`](crate::ErrorKind::ReadOnly).
+    /// [`Io`](crate::ErrorKind::Io) or [`ReadOnly`](crate::ErrorKind::ReadOnly); as for
+    /// [`KVDirStore::remove`](crate::KVDirStore::remove), [`Corrupt`](crate::ErrorKind::Corrupt) if
+    /// something is mounted in it.
     pub fn remove(self) -> Result<bool> {
         let KVDirLock {
             taken_out,
@@ -158,7 +160,8 @@ impl KVDirLock {
         } = self;
         stale.armed = false;
         drop(taken_out);
-        publish::remove_tree(lock)
+        let root = Arc::clone(lock.root());
+        publish::remove_tree(lock)?.was_there(&root)
     }
 }
 

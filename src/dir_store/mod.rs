@@ -304,6 +304,8 @@ impl KVDirStore {
     /// # Errors
     ///
     /// [`InUse`](crate::ErrorKind::InUse) while the tree is leased or its key locked, by any process.
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) if something is mounted in the tree: that is left alone, and
+    /// with it waits in `tmp/` what it is mounted on, until it is unmounted.
     pub fn remove<K: PathKey + ?Sized>(&self, key: &K) -> Result<bool> {
         let entry = EntryPath::of(key)?;
         if !presence::is_entry(&self.root, &entry)? {
@@ -311,7 +313,7 @@ impl KVDirStore {
         }
         self.root.check_writable("remove the tree", &entry)?;
         match collect::lock_seen(&self.root, &entry)? {
-            Tried::Lock(lock) => publish::remove_tree(lock),
+            Tried::Lock(lock) => publish::remove_tree(lock)?.was_there(&self.root),
             Tried::Absent => Ok(false),
             Tried::Busy => Err(Repr::InUse {
                 path: self.root.absolute(entry.value()),

@@ -142,6 +142,11 @@ pub(crate) enum Repr {
         path: PathBuf,
         why: &'static str,
     },
+    /// Something that is not the store's is mounted in what is to be published or deleted.
+    Mounted {
+        doing: &'static str,
+        path: PathBuf,
+    },
     UnknownAlgorithm {
         mode: String,
     },
@@ -200,7 +205,7 @@ impl Error {
             Repr::Compute { .. } => ErrorKind::Compute,
             Repr::SizeMismatch { .. } => ErrorKind::SizeMismatch,
             Repr::DigestMismatch { .. } => ErrorKind::DigestMismatch,
-            Repr::Corrupt { .. } => ErrorKind::Corrupt,
+            Repr::Corrupt { .. } | Repr::Mounted { .. } => ErrorKind::Corrupt,
             Repr::Unsupported { .. } | Repr::UnknownAlgorithm { .. } => ErrorKind::Unsupported,
             Repr::ReadOnly { .. } | Repr::CannotCreate { .. } => ErrorKind::ReadOnly,
             Repr::Checkpoints { kind, .. } => *kind,
@@ -228,6 +233,7 @@ impl Error {
             Repr::CannotCreate { .. } => "create the store",
             Repr::Compute { .. } => "compute the value",
             Repr::Corrupt { .. } | Repr::FromTheFuture { .. } => "use what is stored",
+            Repr::Mounted { doing, .. } => doing,
             Repr::Unsupported { what, .. } => what,
             Repr::Checkpoints { .. } | Repr::RolledBack { .. } => "use the checkpoints",
             Repr::State { reads: true, .. } => "read the state",
@@ -251,6 +257,7 @@ impl Error {
             | Repr::DigestMismatch { path, .. }
             | Repr::FromTheFuture { path, .. }
             | Repr::Corrupt { path, .. }
+            | Repr::Mounted { path, .. }
             | Repr::Checkpoints { path, .. }
             | Repr::State { path, .. }
             | Repr::RolledBack { path, .. }
@@ -296,6 +303,11 @@ impl Error {
 
     pub(crate) fn corrupt(path: PathBuf, why: &'static str) -> Self {
         Repr::Corrupt { path, why }.into()
+    }
+
+    /// Whether the path is one at which something is mounted.
+    pub(crate) fn is_mount(&self) -> bool {
+        matches!(&*self.0, Repr::Mounted { .. })
     }
 
     pub(crate) fn from_the_future(path: PathBuf, why: String) -> Self {
@@ -379,6 +391,32 @@ fn means_read_only(kind: io::ErrorKind) -> bool {
     )
 }
 
+/// What goes through an [`io::Error`] to say that something is mounted at a path, by its absolute path.
+#[derive(Debug)]
+pub(crate) struct MountedAt(pub(crate) PathBuf);
+
+impl MountedAt {
+    /// Where, if this error is such a one.
+    pub(crate) fn path_in(err: &io::Error) -> Option<&Path> {
+        let mounted = err.get_ref()?.downcast_ref::<MountedAt>()?;
+        Some(&mounted.0)
+    }
+}
+
+impl fmt::Display for MountedAt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "something is mounted at {}", self.0.display())
+    }
+}
+
+impl StdError for MountedAt {}
+
+impl From<MountedAt> for io::Error {
+    fn from(mounted: MountedAt) -> Self {
+        io::Error::new(io::ErrorKind::ResourceBusy, mounted)
+    }
+}
+
 /// Gives an [`io::Error`] its operation and path.
 pub(crate) trait IoContext<T> {
     /// For what only reads.
@@ -389,14 +427,7 @@ pub(crate) trait IoContext<T> {
 
 impl<T> IoContext<T> for io::Result<T> {
     fn reading(self, doing: &'static str, path: impl FnOnce() -> PathBuf) -> Result<T> {
-        self.map_err(|source| {
-            Repr::Io {
-                doing,
-                path: path(),
-                source,
-            }
-            .into()
-        })
+        self.map_err(|source| because(doing, path, source))
     }
 
     fn writing(self, doing: &'static str, path: impl FnOnce() -> PathBuf) -> Result<T> {
@@ -409,15 +440,25 @@ impl<T> IoContext<T> for io::Result<T> {
                 }
                 .into()
             } else {
-                Repr::Io {
-                    doing,
-                    path: path(),
-                    source,
-                }
-                .into()
+                because(doing, path, source)
             }
         })
     }
+}
+
+fn because(doing: &'static str, path: impl FnOnce() -> PathBuf, source: io::Error) -> Error {
+    match MountedAt::path_in(&source) {
+        Some(point) => Repr::Mounted {
+            doing,
+            path: point.to_path_buf(),
+        },
+        None => Repr::Io {
+            doing,
+            path: path(),
+            source,
+        },
+    }
+    .into()
 }
 
 #[cfg(test)]

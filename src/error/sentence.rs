@@ -120,6 +120,11 @@ impl fmt::Display for Error {
                 "a digest of the algorithm {mode:?} cannot be checked, only sha256, sha384 and sha512"
             ),
             Repr::Corrupt { path, why } => write!(f, "{}: {why}", path.display()),
+            Repr::Mounted { doing, path } => write!(
+                f,
+                "cannot {doing}: something is mounted at {}; unmount it, then sweep the store",
+                path.display()
+            ),
             Repr::Checkpoints { path, why, .. } => write!(
                 f,
                 "{} cannot be used for checkpoints: {why}",

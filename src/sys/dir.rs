@@ -38,6 +38,72 @@ impl Dir {
         Ok(Dir { fd })
     }
 
+    /// Opens a directory below this one, and nothing that is mounted on it or on the way to it: that is
+    /// `EXDEV`, before anything is asked of what is mounted.
+    pub(crate) fn open_dir_below(&self, path: impl AsRef<Path>) -> io::Result<Self> {
+        let fd = self.open_below("open-dir", path.as_ref(), OFlags::empty())?;
+        Ok(Dir { fd })
+    }
+
+    fn open_below(&self, call: &'static str, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | flags;
+        #[cfg(target_os = "linux")]
+        {
+            use rustix::fs::ResolveFlags;
+            let flags = flags | OFlags::CLOEXEC;
+            let opened = retried(call, || {
+                let ways = ResolveFlags::NO_XDEV;
+                rustix::fs::openat2(&self.fd, path, flags, Mode::empty(), ways)
+            });
+            match opened {
+                // Before Linux 5.6, or where a sandbox does not let this call pass.
+                Err(err) if super::is(&err, Errno::NOSYS) => {}
+                Err(err) if super::is(&err, Errno::PERM) && !flags.contains(OFlags::NOATIME) => {}
+                // The kernel saw a rename or a mount on the way, and would have looked again.
+                Err(err) if super::is(&err, Errno::AGAIN) => {}
+                opened => return opened,
+            }
+        }
+        self.open_looked_at(call, path, flags)
+    }
+
+    /// The same where the kernel cannot be asked for it in one call.
+    fn open_looked_at(
+        &self,
+        call: &'static str,
+        path: &Path,
+        flags: OFlags,
+    ) -> io::Result<OwnedFd> {
+        if self.is_elsewhere(path)? {
+            return Err(Errno::XDEV.into());
+        }
+        self.open_with(call, path, flags, 0)
+    }
+
+    /// Whether what is at a path is seen through another mount than this is. (The device's number alone
+    /// does not tell: that of a bind mount is the same.)
+    pub(crate) fn is_elsewhere(&self, path: impl AsRef<Path>) -> io::Result<bool> {
+        let path = path.as_ref();
+        #[cfg(target_os = "linux")]
+        {
+            use rustix::fs::StatxFlags;
+            let mount_of = |path: &Path, how: AtFlags| {
+                let stat = retried("statx-mount", || {
+                    rustix::fs::statx(&self.fd, path, how, StatxFlags::MNT_ID)
+                });
+                let stat = stat.ok()?;
+                let known = stat.stx_mask & StatxFlags::MNT_ID.bits() != 0;
+                known.then_some(stat.stx_mnt_id)
+            };
+            let here = mount_of(Path::new(""), AtFlags::EMPTY_PATH);
+            let there = mount_of(path, AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT);
+            if let (Some(here), Some(there)) = (here, there) {
+                return Ok(here != there);
+            }
+        }
+        Ok(self.stat(path)?.id.device() != self.stat(".")?.id.device())
+    }
+
     fn open_with(
         &self,
         call: &'static str,
@@ -285,9 +351,22 @@ impl Dir {
 
     fn list_with(&self, path: &Path, flags: OFlags) -> io::Result<Vec<Found>> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | flags;
-        let fd = self.open_with("open-list", path, flags, 0)?;
-        let mut dir = rustix::fs::Dir::new(fd)?;
-        retried("getdents", || names_in(&mut dir))
+        list_in(self.open_with("open-list", path, flags, 0)?)
+    }
+
+    /// As [`list`](Self::list), but of nothing that is mounted below this directory: that is `EXDEV`.
+    pub(crate) fn list_below(&self, path: impl AsRef<Path>) -> io::Result<Vec<Found>> {
+        list_in(self.open_below("open-list", path.as_ref(), OFlags::empty())?)
+    }
+
+    /// The same, as [`list_quietly`](Self::list_quietly).
+    pub(crate) fn list_below_quietly(&self, path: impl AsRef<Path>) -> io::Result<Vec<Found>> {
+        #[cfg(target_os = "linux")]
+        match self.open_below("open-list", path.as_ref(), OFlags::NOATIME) {
+            Err(err) if super::is(&err, Errno::PERM) => {}
+            opened => return list_in(opened?),
+        }
+        self.list_below(path)
     }
 
     /// How many bytes are free for this user on the file system.
@@ -353,6 +432,11 @@ impl Dir {
     }
 }
 
+fn list_in(dir: OwnedFd) -> io::Result<Vec<Found>> {
+    let mut dir = rustix::fs::Dir::new(dir)?;
+    retried("getdents", || names_in(&mut dir))
+}
+
 fn names_in(dir: &mut rustix::fs::Dir) -> Result<Vec<Found>, Errno> {
     let mut names = Vec::new();
     for entry in dir {
@@ -374,4 +458,35 @@ fn names_in(dir: &mut rustix::fs::Dir) -> Result<Vec<Found>, Errno> {
 /// What is at a path; a symbolic link is followed.
 pub(crate) fn stat_base(path: &Path) -> io::Result<Meta> {
     retried("stat-base", || rustix::fs::stat(path)).map(|stat| Meta::of(&stat))
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    /// Both ways to open a directory that is not on another mount: that of the kernel, and the other.
+    #[test]
+    fn what_is_mounted_below_is_not_opened() {
+        let root = Dir::open(Path::new("/")).unwrap();
+        if root.mount() == Dir::open(Path::new("/proc")).unwrap().mount() {
+            return; // nothing is mounted there that this could be tried with
+        }
+        let ways: [fn(&Dir, &Path) -> io::Result<OwnedFd>; 2] = [
+            |dir, path| dir.open_below("open-dir", path, OFlags::empty()),
+            |dir, path| dir.open_looked_at("open-dir", path, OFlags::DIRECTORY),
+        ];
+        for open in ways {
+            for path in ["proc", "proc/self"] {
+                let err = open(&root, Path::new(path)).unwrap_err();
+                assert!(super::super::is(&err, Errno::XDEV), "{path}: {err}");
+            }
+            assert!(open(&root, Path::new(".")).is_ok());
+            let temp = tempfile::tempdir().unwrap();
+            std::fs::create_dir(temp.path().join("sub")).unwrap();
+            let here = Dir::open(temp.path()).unwrap();
+            assert!(open(&here, Path::new("sub")).is_ok());
+            let err = open(&here, Path::new("absent")).unwrap_err();
+            assert_eq!(err.kind(), io::ErrorKind::NotFound);
+        }
+    }
 }

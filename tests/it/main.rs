@@ -29,6 +29,7 @@ mod leases;
 mod limits;
 mod lock_deletion;
 mod model;
+mod mounts;
 mod permissions;
 mod posy;
 mod renames;

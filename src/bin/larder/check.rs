@@ -29,6 +29,7 @@ pub(crate) fn stats(place: &Place, args: &List) -> Result<(), Stop> {
             "locked": stats.locked,
             "staging": stats.staging,
             "staging_dead": stats.staging_dead,
+            "staging_dead_bytes": stats.staging_dead_bytes,
             "oldest_use": stats.oldest_use.map(epoch),
             "newest_use": stats.newest_use.map(epoch),
         }))?;
@@ -42,6 +43,10 @@ pub(crate) fn stats(place: &Place, args: &List) -> Result<(), Stop> {
         0 => stats.pinned.to_string(),
         absent => format!("{}, and {absent} without a value", stats.pinned),
     };
+    let left_behind = match stats.staging_dead {
+        0 => "0".to_owned(),
+        dead => format!("{dead}, {}", show_size(stats.staging_dead_bytes)),
+    };
     for (name, value) in [
         ("entries", stats.entries.to_string()),
         ("size", show_size(stats.bytes)),
@@ -50,7 +55,7 @@ pub(crate) fn stats(place: &Place, args: &List) -> Result<(), Stop> {
         ("leased", stats.leased.to_string()),
         ("locked", stats.locked.to_string()),
         ("being written", stats.staging.to_string()),
-        ("left behind", stats.staging_dead.to_string()),
+        ("left behind", left_behind),
         ("oldest use", ago(stats.oldest_use)),
         ("latest use", ago(stats.newest_use)),
     ] {

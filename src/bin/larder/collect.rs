@@ -261,6 +261,7 @@ fn reason(reason: KeptReason) -> String {
         KeptReason::Pinned => "pinned",
         KeptReason::Changed => "changed meanwhile",
         KeptReason::Failed(cause) => return cause.to_string(),
+        KeptReason::Mounted => "something is mounted there: unmount it, then sweep",
         _ => "kept",
     };
     reason.to_owned()
