@@ -141,8 +141,9 @@ fn remove_entry(
             if let Removal::Removed { rest } = remove_under(lock)? {
                 let left = rest.map_or(0, |rest| note_rest(root, &rest, report));
                 report.removed += 1;
-                report.removed_bytes += bytes.unwrap_or(0);
-                report.freed_bytes += frees.saturating_sub(left);
+                report.removed_bytes = report.removed_bytes.saturating_add(bytes.unwrap_or(0));
+                let freed = frees.saturating_sub(left);
+                report.freed_bytes = report.freed_bytes.saturating_add(freed);
             }
         }
         Tried::Absent => {}
@@ -285,8 +286,8 @@ fn look_at_tree(
         let sidecar = sidecar
             .reading("look at an entry", at)?
             .map_or(0, |meta| meta.allocated);
-        looked.bytes = usage.bytes + sidecar;
-        looked.frees = usage.frees + sidecar;
+        looked.bytes = usage.bytes.saturating_add(sidecar);
+        looked.frees = usage.frees.saturating_add(sidecar);
     }
     Ok(Some(looked))
 }

@@ -246,7 +246,7 @@ impl Collection<'_> {
         pinned: &Pinned,
     ) {
         self.report.examined += 1;
-        self.report.examined_bytes += looked.bytes;
+        self.report.examined_bytes = self.report.examined_bytes.saturating_add(looked.bytes);
         self.scan.candidates.push(Candidate {
             used: evict::nanos(looked.used),
             bytes: looked.bytes,
@@ -308,7 +308,8 @@ impl Collection<'_> {
             // What was removed is not free as long as somebody has it open, and others write meanwhile.
             (Mode::Really, Some(least)) => {
                 let (_, free) = self.survey()?;
-                Ok(free.iter().map(|free| least.saturating_sub(*free)).sum())
+                let short = free.iter().map(|free| least.saturating_sub(*free));
+                Ok(short.fold(0, u64::saturating_add))
             }
         }
     }
@@ -413,7 +414,8 @@ impl Collection<'_> {
             reason,
             freed_bytes,
         };
-        self.report.removed_bytes += looked.len.unwrap_or(0);
+        let len = looked.len.unwrap_or(0);
+        self.report.removed_bytes = self.report.removed_bytes.saturating_add(len);
         self.report.note_removed(removed.clone());
         self.tell(Some(&removed));
         Ok(Fate::Gone { left })

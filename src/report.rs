@@ -203,7 +203,7 @@ impl GcReport {
 
     pub(crate) fn note_removed(&mut self, removed: Removed) {
         self.removed += 1;
-        self.freed_bytes += removed.freed_bytes;
+        self.freed_bytes = self.freed_bytes.saturating_add(removed.freed_bytes);
         if self.removed_entries.len() < MOST_LISTED {
             self.removed_entries.push(removed);
         }

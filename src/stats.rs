@@ -116,8 +116,8 @@ fn count_entry(root: &Root, entry: &EntryPath, pinned: &Pinned, stats: &mut Stat
     match root.kind {
         StoreKind::Files => {
             let (len, allocated) = (described.len(), described.allocated_bytes());
-            stats.bytes += len.unwrap_or(0);
-            stats.allocated += allocated.unwrap_or(0);
+            stats.bytes = stats.bytes.saturating_add(len.unwrap_or(0));
+            stats.allocated = stats.allocated.saturating_add(allocated.unwrap_or(0));
         }
         StoreKind::Dirs => count_tree(root, entry.value(), stats)
             .reading("measure the tree", || root.absolute(entry.value()))?,

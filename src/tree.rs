@@ -173,10 +173,10 @@ pub(crate) fn disk_usage(root: &Root, tree: &Path) -> io::Result<Usage> {
         }
         // A file of several names counts once, and comes back if all of them are in here.
         if seen == 1 {
-            usage.bytes += meta.allocated;
+            usage.bytes = usage.bytes.saturating_add(meta.allocated);
         }
         if meta.kind == Kind::Dir || seen == meta.links {
-            usage.frees += meta.allocated;
+            usage.frees = usage.frees.saturating_add(meta.allocated);
         }
     })?;
     Ok(usage)

@@ -281,6 +281,30 @@ fn plan_what_a_sweep_makes_free(mount: &Path) {
     }
 }
 
+/// The sum of two such lengths was a panic, or nearly nothing.
+#[test]
+fn lengths_that_cannot_be_true_are_summed_up_to_the_largest_number() {
+    type Way = fn(&KVDirStore) -> GcReport;
+    let gc: Way = |store| store.gc(&GcPolicy::default().max_entries(0)).unwrap();
+    let clear: Way = |store| store.clear().unwrap();
+    for way in [gc, clear] {
+        let dir = in_memory();
+        let store = trees(dir.path());
+        for key in ["one", "two"] {
+            plant(&store, key);
+            let tree = store.base().join(key.key());
+            let sidecar = tree.with_file_name(beside(&tree, ".larder"));
+            let text = std::fs::read_to_string(&sidecar).unwrap();
+            let line = text.lines().find(|line| line.starts_with("bytes="));
+            let text = text.replace(line.unwrap(), &format!("bytes={}", u64::MAX));
+            std::fs::write(&sidecar, text).unwrap();
+            age_tree(&store, key, HOUR * 10);
+        }
+        let report = way(&store);
+        assert_eq!((report.removed, report.removed_bytes), (2, u64::MAX));
+    }
+}
+
 /// It was said to hold as soon as enough had been removed.
 #[test]
 fn space_that_somebody_still_has_open_is_told_to_be_missing() {
