@@ -190,7 +190,11 @@ fn print_kept(report: &GcReport, told: &Told) -> Result<(), Stop> {
         let why = reason(kept.reason);
         if told.verbose {
             let path = output::printable(&kept.path.to_string_lossy());
-            output::line(&format!("kept {path}: {why}"))?;
+            let advice = match kept.reason {
+                KeptReason::Mounted => "; unmount it, then sweep",
+                _ => "",
+            };
+            output::line(&format!("kept {path}: {why}{advice}"))?;
         }
         match counts.iter_mut().find(|(known, _)| *known == why) {
             Some((_, count)) => *count += 1,
@@ -261,7 +265,7 @@ fn reason(reason: KeptReason) -> String {
         KeptReason::Pinned => "pinned",
         KeptReason::Changed => "changed meanwhile",
         KeptReason::Failed(cause) => return cause.to_string(),
-        KeptReason::Mounted => "something is mounted there: unmount it, then sweep",
+        KeptReason::Mounted => "mounted",
         _ => "kept",
     };
     reason.to_owned()
