@@ -92,10 +92,12 @@ pub(crate) fn clear(root: &Arc<Root>) -> Result<GcReport> {
 }
 
 fn has_no_room(err: &Error) -> bool {
-    matches!(
-        err.io_kind(),
-        Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-    )
+    let kind = err.io_kind();
+    excuse(err).is_some()
+        && matches!(
+            kind,
+            Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+        )
 }
 
 /// Takes the lock of an entry that was seen a while ago, without waiting. `Absent`: it is none any more.
@@ -162,6 +164,8 @@ fn remove_entry(
 pub(crate) fn excuse(err: &Error) -> Option<KeptReason> {
     match err.kind() {
         _ if err.is_mount() => Some(KeptReason::Mounted),
+        // It is gone, but it may come back with a power cut, and nobody may be told otherwise.
+        _ if err.is_in(publish::SYNC_NAMES) => None,
         // Something else is where a value, a lock file or a sidecar should be.
         ErrorKind::Corrupt => Some(KeptReason::Foreign),
         ErrorKind::Io | ErrorKind::ReadOnly => {

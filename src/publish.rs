@@ -120,15 +120,16 @@ fn put_in_place(root: &Root, entry: &EntryPath, staged: &Path, replaces: bool) -
     }
 }
 
+/// What an error of [`sync_names`] says could not be done.
+pub(crate) const SYNC_NAMES: &str = "sync the key's directories";
+
 /// With full durability, makes the names on the way to an entry durable.
 pub(crate) fn sync_names(root: &Root, entry: &EntryPath) -> Result<()> {
     if root.options.durability < Durability::Full {
         return Ok(());
     }
     root.sync_directories(entry)
-        .writing("sync the key's directories", || {
-            root.absolute(entry.value())
-        })
+        .writing(SYNC_NAMES, || root.absolute(entry.value()))
 }
 
 /// Takes a value away. `false`: there was none.

@@ -305,6 +305,11 @@ impl Error {
         Repr::Corrupt { path, why }.into()
     }
 
+    /// Whether it says that this could not be done.
+    pub(crate) fn is_in(&self, action: &str) -> bool {
+        matches!(&*self.0, Repr::Io { doing, .. } if *doing == action)
+    }
+
     /// Whether the path is one at which something is mounted.
     pub(crate) fn is_mount(&self) -> bool {
         matches!(&*self.0, Repr::Mounted { .. })
