@@ -10,6 +10,9 @@ pub(super) fn errors_of(call: &Call) -> Result<&'static [&'static str], &'static
             "ENOSPC", "EIO", "EACCES", "EMFILE", "EINTR", "EDQUOT", "EROFS",
         ],
         "open" | "openat" => &["EIO", "EACCES", "EMFILE", "ENFILE", "EINTR", "ENOMEM"],
+        "openat2" => &[
+            "EIO", "EACCES", "EMFILE", "EINTR", "ENOMEM", "ENOSYS", "EXDEV",
+        ],
         "write" | "pwrite64" => &["ENOSPC", "EIO", "EDQUOT", "EINTR", "EFBIG"],
         "copy_file_range" => &["ENOSPC", "EIO", "EDQUOT", "EINTR", "EXDEV", "EOPNOTSUPP"],
         "fdatasync" | "fsync" | "syncfs" => &["EIO", "ENOSPC", "EDQUOT", "EINTR"],
@@ -68,7 +71,7 @@ pub(super) fn is_barrier(call: &Call) -> bool {
 pub(super) fn may_put_in_order(call: &Call, many_files: bool) -> bool {
     match call.name.as_str() {
         "unlink" | "unlinkat" | "rmdir" => true,
-        "openat" => many_files && call.line.contains("O_DIRECTORY"),
+        "openat" | "openat2" => many_files && call.line.contains("O_DIRECTORY"),
         "rename" | "renameat" | "renameat2" | "newfstatat" | "statx" | "fstat" | "getdents64" => {
             many_files
         }
