@@ -15,6 +15,7 @@ use std::time::SystemTime;
 use crate::dispose;
 use crate::entries::{self, Item, Walk, owner};
 use crate::error::{Error, ErrorKind, IoContext, Result};
+use crate::excuse::{excuse, excuse_io, has_no_room, keep_if_excused, pass_over};
 use crate::layout::{EntryPath, LOCK_SUFFIX, TMP, with_suffix};
 use crate::lock::record::{self, can_be_in_a_lock_file};
 use crate::lock::{self, KeyLock, Tried};
@@ -26,7 +27,7 @@ use crate::report::{GcReport, KeptReason};
 use crate::root::Root;
 use crate::sidecar;
 use crate::staging;
-use crate::sys::{self, Errno, FileId, Kind, Meta, flock, temp};
+use crate::sys::{self, FileId, Kind, Meta, flock, temp};
 use crate::tree;
 
 /// Fails where nothing at all can be removed. What only some users may not remove is reported.
@@ -91,15 +92,6 @@ pub(crate) fn clear(root: &Arc<Root>) -> Result<GcReport> {
     Ok(report)
 }
 
-fn has_no_room(err: &Error) -> bool {
-    let kind = err.io_kind();
-    excuse(err).is_some()
-        && matches!(
-            kind,
-            Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-        )
-}
-
 /// Takes the lock of an entry that was seen a while ago, without waiting. `Absent`: it is none any more.
 ///
 /// A tree that is gone may have made room for a directory with other entries in it, of which a lock file
@@ -150,77 +142,6 @@ fn remove_entry(
         }
         Tried::Absent => {}
         Tried::Busy => report.keep(root, entry.value(), KeptReason::InUse),
-    }
-    Ok(())
-}
-
-/// What an error at one thing means for a collection: why that is kept, or (`None`) that nothing goes on.
-///
-/// This is the one rule. What is wrong with one thing must not keep the others from going, or a single odd
-/// object would let a store grow without end. So everything is excused and told, whatever the system calls it,
-/// but for what the next thing would meet as well: a disk or a mount that fails (`ends_all`), a base directory
-/// that is gone, a store that cannot be written at all, and what the caller did.
-/// The base directory, `tmp/` and the pins are of the whole store, so whoever lists those asks for no excuse.
-pub(crate) fn excuse(err: &Error) -> Option<KeptReason> {
-    match err.kind() {
-        _ if err.is_mount() => Some(KeptReason::Mounted),
-        // It is gone, but it may come back with a power cut, and nobody may be told otherwise.
-        _ if err.is_in(publish::SYNC_NAMES) => None,
-        // Something else is where a value, a lock file or a sidecar should be.
-        ErrorKind::Corrupt => Some(KeptReason::Foreign),
-        ErrorKind::Io | ErrorKind::ReadOnly => {
-            let source = std::error::Error::source(err)?;
-            excuse_io(source.downcast_ref()?)
-        }
-        _ => None,
-    }
-}
-
-fn excuse_io(err: &io::Error) -> Option<KeptReason> {
-    if sys::is_refused(err) {
-        return Some(KeptReason::NotPermitted);
-    }
-    (!ends_all(err)).then_some(KeptReason::Failed(err.kind()))
-}
-
-fn ends_all(err: &io::Error) -> bool {
-    const ENDS_ALL: [Errno; 10] = [
-        Errno::IO,
-        Errno::NOMEM,
-        Errno::MFILE,
-        Errno::NFILE,
-        Errno::NOLCK,
-        Errno::ROFS,
-        Errno::NODEV,
-        Errno::NOTCONN,
-        Errno::SHUTDOWN,
-        // Who expects that something may be gone does not get here.
-        Errno::NOENT,
-    ];
-    ENDS_ALL.iter().any(|errno| sys::is(err, *errno)) || err.kind() == io::ErrorKind::NotFound
-}
-
-/// Reports what kept an entry from being removed, where others can be removed all the same.
-pub(crate) fn keep_if_excused(
-    root: &Root,
-    entry: &EntryPath,
-    err: Error,
-    report: &mut GcReport,
-) -> Result<()> {
-    match excuse(&err) {
-        Some(reason @ (KeptReason::Foreign | KeptReason::Mounted)) => report.keep_at(&err, reason),
-        Some(reason) => report.keep(root, entry.value(), reason),
-        None => return Err(err),
-    }
-    Ok(())
-}
-
-/// Reports what could not be looked at, where the rest can be all the same.
-pub(crate) fn pass_over(err: Error, report: &mut GcReport) -> Result<()> {
-    match excuse(&err) {
-        Some(reason @ (KeptReason::Foreign | KeptReason::Mounted)) => report.keep_at(&err, reason),
-        Some(reason) => report.note_unreadable(&err, reason),
-        None => return Err(err),
     }
     Ok(())
 }
@@ -562,47 +483,4 @@ fn sweep_dir(root: &Root, path: &Path, mode: Mode) -> io::Result<bool> {
     flock::unlock(&lock)?;
     discarded?;
     removed.map(|removed| removed.is_some())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_what_the_next_thing_would_meet_too_ends_a_collection() {
-        let excused = |errno: Errno| {
-            let err = io::Error::from(errno);
-            let of_the_system = excuse_io(&err);
-            let wrapped = Err::<(), _>(err).writing("remove", PathBuf::new);
-            assert_eq!(wrapped.map_err(|err| excuse(&err)), Err(of_the_system));
-            of_the_system
-        };
-        for errno in [Errno::IO, Errno::MFILE, Errno::NFILE, Errno::NOMEM] {
-            assert_eq!(excused(errno), None, "{errno:?}");
-        }
-        for errno in [Errno::ROFS, Errno::NODEV, Errno::NOENT] {
-            assert_eq!(excused(errno), None, "{errno:?}");
-        }
-        for errno in [Errno::ACCESS, Errno::PERM] {
-            assert_eq!(excused(errno), Some(KeptReason::NotPermitted), "{errno:?}");
-        }
-        for errno in [
-            Errno::ISDIR,
-            Errno::NOTDIR,
-            Errno::NOTEMPTY,
-            Errno::BUSY,
-            Errno::NAMETOOLONG,
-            Errno::NXIO,
-            Errno::LOOP,
-            Errno::XDEV,
-            Errno::NOSPC,
-            Errno::DQUOT,
-            Errno::STALE,
-        ] {
-            let kind = io::Error::from(errno).kind();
-            assert_eq!(excused(errno), Some(KeptReason::Failed(kind)), "{errno:?}");
-        }
-        let odd = Error::corrupt(PathBuf::new(), "it is odd");
-        assert_eq!(excuse(&odd), Some(KeptReason::Foreign));
-    }
 }

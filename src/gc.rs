@@ -14,6 +14,7 @@ use crate::collect::{self, Mode};
 use crate::entries::{self, Entry, Item, Walk};
 use crate::error::{IoContext, Result};
 use crate::evict::{self, Candidate, Goal, Plan, State, StoreFacts, Verdict};
+use crate::excuse;
 use crate::layout::{EntryPath, GC_LOCK};
 use crate::lock::{self, CollectorLock, Tried, Waiting};
 use crate::pins::{self, Pinned};
@@ -222,7 +223,7 @@ impl Collection<'_> {
                     match collect::look(root, &entry, self.policy.needs_sizes()) {
                         Ok(Some(looked)) => self.note(number, &entry, &looked, &pinned),
                         Ok(None) => {}
-                        Err(err) => collect::pass_over(err, &mut self.report)?,
+                        Err(err) => excuse::pass_over(err, &mut self.report)?,
                     }
                 }
                 Ok(Some(Item::Beside(entry, path))) => {
@@ -233,7 +234,7 @@ impl Collection<'_> {
                 Ok(Some(Item::Stranger(path))) => {
                     self.report.keep(root, path, KeptReason::Foreign);
                 }
-                Err(err) => collect::pass_over(err, &mut self.report)?,
+                Err(err) => excuse::pass_over(err, &mut self.report)?,
             }
         }
     }
@@ -344,7 +345,7 @@ impl Collection<'_> {
                     State::Settled
                 }
                 Err(err) => {
-                    collect::keep_if_excused(root, &entry, err, &mut self.report)?;
+                    excuse::keep_if_excused(root, &entry, err, &mut self.report)?;
                     State::Settled
                 }
             };

@@ -120,6 +120,7 @@ mod pins;
 mod report;
 mod policy;
 mod evict;
+mod excuse;
 mod collect;
 mod gc;
 mod stats;

@@ -10,9 +10,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::collect::{excuse, staged_bytes};
+use crate::collect::staged_bytes;
 use crate::entries::{Item, Walk, describe, owner};
 use crate::error::{IoContext, Result};
+use crate::excuse::excuse;
 use crate::layout::{EntryPath, LOCK_SUFFIX, TMP};
 use crate::marker::StoreKind;
 use crate::pins::Pinned;
